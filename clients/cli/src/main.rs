@@ -1,0 +1,2 @@
+//! The Longshore command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The pure lifecycle and sandbox rules of the Longshore node agent.

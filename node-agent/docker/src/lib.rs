@@ -1,0 +1,1 @@
+//! The container engine behind the Longshore agent.

@@ -1,0 +1,1 @@
+//! The Longshore node agent.

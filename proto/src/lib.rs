@@ -1,0 +1,1 @@
+//! Longshore's .proto files and their Rust bindings.

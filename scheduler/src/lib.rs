@@ -1,0 +1,1 @@
+//! The Longshore scheduler.

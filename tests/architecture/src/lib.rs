@@ -1,0 +1,1 @@
+//! Direction of dependencies, as a test.

@@ -1,0 +1,1 @@
+//! A simulated GitHub for Longshore's tests and demo.
