@@ -1,0 +1,269 @@
+//! The nouns: ids, scopes, jobs, nodes, pools, runners.
+
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+/// Time as the shell hands it in, in milliseconds.
+///
+/// Leases and timeouts use `mono`; deadlines that outlive the process use `utc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// Monotonic, from an arbitrary start.
+    pub mono: u64,
+    /// Since 1970-01-01 UTC.
+    pub utc: u64,
+}
+
+/// Milliseconds since 1970-01-01 UTC.
+pub type UtcMillis = u64;
+
+/// GitHub's job id (64 bits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub std::sync::Arc<str>);
+        impl $name {
+            pub fn new(value: impl AsRef<str>) -> Self {
+                Self(value.as_ref().into())
+            }
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// A node's name in the fleet.
+    NodeName
+);
+name!(
+    /// Runner and container name, `ls-<fleet>-<random>`; unique for ever.
+    RunnerName
+);
+name!(
+    /// A pool's name.
+    PoolName
+);
+name!(
+    /// A credential's name in the configuration; never the credential.
+    CredentialName
+);
+
+/// Order of a scheduler's words to a node. Epochs are raised at each start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Generation {
+    pub epoch: u64,
+    pub counter: u64,
+}
+
+/// Where GitHub registers a runner, narrowest first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    Repository { owner: String, repo: String },
+    Organization { login: String },
+    Enterprise { slug: String },
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Repository { owner, repo } => write!(f, "{owner}/{repo}"),
+            Self::Organization { login } => write!(f, "{login}"),
+            Self::Enterprise { slug } => write!(f, "enterprises/{slug}"),
+        }
+    }
+}
+
+/// A repository as GitHub describes it in runs, jobs and webhooks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Repository {
+    /// Survives renames; 0 when the source did not say.
+    pub id: u64,
+    pub owner: String,
+    pub name: String,
+    /// `None` until a source said so; treated as public by admission.
+    pub private: Option<bool>,
+}
+
+impl Repository {
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.owner, self.name)
+    }
+}
+
+/// Where a job's code comes from, for admission.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `push`, `pull_request`, ... ; `None` until the run is known.
+    pub event: Option<String>,
+    /// `owner/name` of the head; differs from the repository for a fork.
+    pub head_repository: Option<String>,
+}
+
+/// GitHub's word on a job, in rank order: a later word never goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum JobPhase {
+    /// `waiting`, `pending` or `requested`: not runnable yet.
+    Waiting,
+    Queued,
+    InProgress,
+    Completed,
+}
+
+/// Result of a completed job. Unknown words survive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conclusion {
+    Success,
+    Failure,
+    Cancelled,
+    Skipped,
+    TimedOut,
+    Other(String),
+}
+
+/// What one runner takes, or a node offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resources {
+    pub cpu_millis: u32,
+    pub memory_bytes: u64,
+    pub gpus: u32,
+}
+
+/// A GPU a node offers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gpu {
+    pub uuid: String,
+    pub product: String,
+    pub memory_mib: u64,
+    pub compute_capability: String,
+    /// A container really saw it; `cuda` and `gpu` are answered only then.
+    pub proven: bool,
+}
+
+/// What a node can do, as it proved it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Capability {
+    /// `x64`, `arm64`, `arm`.
+    pub arch: String,
+    /// Case-folded labels this node can carry (`self-hosted`, `linux`, `x64`, ...).
+    pub labels: BTreeSet<String>,
+    pub capacity: Resources,
+    pub gpus: Vec<Gpu>,
+    /// 0: bounded by resources only.
+    pub max_runners: u32,
+    /// Sandbox properties guaranteed here.
+    pub properties: BTreeSet<String>,
+    /// Facts for people: engine, kernel, versions. Carried, never decided on.
+    pub facts: Vec<(String, String)>,
+}
+
+/// What keeps a node from taking new work, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Condition {
+    /// `engine_down`, `disk_full`, `firewall_missing`, `clock_offset`, `image_unavailable`.
+    pub kind: String,
+    pub detail: String,
+    pub next_step: String,
+    /// Only this image is affected, when set.
+    pub image: Option<String>,
+}
+
+/// What a pool does with public repositories and fork pull requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Refuse,
+    /// Only under the `strict` profile.
+    StrictOnly,
+    Allow,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    Low,
+    Normal,
+    High,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Best fit: keeps whole nodes free.
+    Pack,
+    Spread,
+}
+
+/// What kind of runners serve which jobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub name: PoolName,
+    /// Labels a job may ask for; empty: whatever a node proves.
+    pub labels: BTreeSet<String>,
+    /// `owner/name` patterns with `*`; empty: all.
+    pub repositories: Vec<String>,
+    pub public_repositories: Admission,
+    pub fork_pull_requests: Admission,
+    pub image: String,
+    /// GitHub's runner group by name; `None`: the default group.
+    pub runner_group: Option<String>,
+    pub name_prefix: String,
+    pub resources: Resources,
+    /// `strict`, `standard`, `containers`.
+    pub profile: String,
+    /// `open`, `allowlist`, `none`.
+    pub network_mode: String,
+    pub idle_floor: u32,
+    /// 0: no limit of its own.
+    pub maximum: u32,
+    pub priority: Priority,
+    pub placement: Placement,
+    pub required_properties: BTreeSet<String>,
+    pub idle_timeout: Duration,
+    pub lifetime: Duration,
+    /// Serve jobs that ask for `[self-hosted]` alone.
+    pub bare_self_hosted: bool,
+    /// Higher wins when several pools admit a job; equal: by name.
+    pub precedence: i32,
+}
+
+/// How a runner ended, as its node saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    pub code: Option<i32>,
+    /// Words of `RunnerExit.Cause`, lower case: `finished`, `out_of_memory`, ...
+    pub cause: String,
+    pub detail: String,
+    pub usage: Option<Usage>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub cpu: Duration,
+    pub peak_memory_bytes: u64,
+}
+
+/// A runner's life as the scheduler knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RunnerPhase {
+    /// Placed; registration owed.
+    Reserved,
+    /// Registration call answered; waiting for the node.
+    Registered,
+    /// The node wrote it into the sandbox.
+    Starting,
+    /// Listens for jobs.
+    Idle,
+    /// GitHub or the node says a job runs.
+    Busy,
+    /// Told to stop; registration being deleted or sandbox being removed.
+    Stopping,
+    /// Over. Kept as history only.
+    Retired,
+}
