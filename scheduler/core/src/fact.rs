@@ -187,9 +187,28 @@ pub enum Fact {
     DefaultsSet {
         defaults: Box<Defaults>,
     },
+    /// No longer watched: its waiting and queued jobs are dropped with this fact.
     RepositoryGone {
         id: u64,
         full_name: String,
+    },
+    /// The whole list of runners on a node that are not ours to steer, when it
+    /// changed. Their resources are counted; they are never touched.
+    ForeignSeen {
+        node: NodeName,
+        runners: Vec<RunnerName>,
+    },
+    /// What the fair share remembers of a subject; written in snapshots only,
+    /// since between them it follows from `RunnerPlaced` and `JobBound`.
+    /// Subject `""` is the fleet as a whole.
+    ShareServed {
+        subject: String,
+        /// Service received, divided by the weight.
+        virtual_time: u64,
+        /// Virtual time of the one served last below this subject.
+        served: u64,
+        /// Placements charged to it whose runner another repository's job took.
+        credit: u32,
     },
 }
 
@@ -220,6 +239,10 @@ pub struct RunnerPlaced {
     pub idle_timeout_ms: u64,
     pub lifetime_ms: u64,
     pub traceparent: Option<String>,
+    /// The job in whose name it was placed; GitHub may give it another.
+    pub job: Option<JobId>,
+    /// `owner/name` the placement is charged to; `None` for an idle floor.
+    pub repository: Option<String>,
     /// Generation of its node's intent from which it is wanted.
     pub generation: Generation,
     pub at: UtcMillis,
@@ -236,6 +259,16 @@ pub enum StopReason {
     DrainDeadline,
     /// A job its pool does not admit landed on it.
     NotAdmitted(String),
+    /// GitHub did not create its registration; the sandbox is thrown away.
+    NotRegistered(String),
+    /// Its registration was lost with a scheduler before the node consumed it.
+    RegistrationLost,
+    /// GitHub no longer lists it and no worker runs in it.
+    Ghost,
+    /// Its job completed long ago and it is still alive.
+    CompletedButAlive,
+    /// It made no progress towards listening for a job.
+    NeverStarted,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
