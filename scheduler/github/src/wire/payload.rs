@@ -1,0 +1,33 @@
+//! The body of a webhook, whatever its event.
+
+use super::{Account, Field, Installation, Job, Repository, Run, field::document};
+
+document!(
+    /// The hook a `ping` or `meta` is about.
+    Hook {
+        id: u64,
+        active: bool,
+        events: Vec<Field<String>>,
+    }
+);
+
+document!(
+    /// One payload; which fields are there depends on the event.
+    Payload {
+        action: String,
+        workflow_job: Job,
+        workflow_run: Run,
+        repository: Repository,
+        organization: Account,
+        enterprise: Account,
+        sender: Account,
+        /// Full in `installation*` events, `{id, node_id}` elsewhere.
+        installation: Installation,
+        repositories: Vec<Field<Repository>>,
+        repositories_added: Vec<Field<Repository>>,
+        repositories_removed: Vec<Field<Repository>>,
+        zen: String,
+        hook_id: u64,
+        hook: Hook,
+    }
+);
