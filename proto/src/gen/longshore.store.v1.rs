@@ -19,7 +19,7 @@ pub struct FactBatch {
 pub struct Fact {
     #[prost(
         oneof = "fact::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39"
     )]
     pub kind: ::core::option::Option<fact::Kind>,
 }
@@ -101,6 +101,10 @@ pub mod fact {
         DefaultsSet(super::DefaultsSet),
         #[prost(message, tag = "37")]
         RepositoryGone(super::RepositoryGone),
+        #[prost(message, tag = "38")]
+        ForeignSeen(super::ForeignSeen),
+        #[prost(message, tag = "39")]
+        ShareServed(super::ShareServed),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -296,7 +300,7 @@ pub struct Generation {
 pub struct Nothing {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopReason {
-    #[prost(oneof = "stop_reason::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "stop_reason::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub kind: ::core::option::Option<stop_reason::Kind>,
 }
 /// Nested message and enum types in `StopReason`.
@@ -315,6 +319,16 @@ pub mod stop_reason {
         DrainDeadline(super::Nothing),
         #[prost(string, tag = "6")]
         NotAdmitted(::prost::alloc::string::String),
+        #[prost(string, tag = "7")]
+        NotRegistered(::prost::alloc::string::String),
+        #[prost(message, tag = "8")]
+        RegistrationLost(super::Nothing),
+        #[prost(message, tag = "9")]
+        Ghost(super::Nothing),
+        #[prost(message, tag = "10")]
+        CompletedButAlive(super::Nothing),
+        #[prost(message, tag = "11")]
+        NeverStarted(super::Nothing),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -519,6 +533,11 @@ pub struct RunnerPlaced {
     pub generation: ::core::option::Option<Generation>,
     #[prost(uint64, tag = "18")]
     pub at_ms: u64,
+    #[prost(uint64, optional, tag = "19")]
+    pub job: ::core::option::Option<u64>,
+    /// owner/name
+    #[prost(string, optional, tag = "20")]
+    pub repository: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunnerRegistered {
@@ -714,6 +733,24 @@ pub struct RepositoryGone {
     pub id: u64,
     #[prost(string, tag = "2")]
     pub full_name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForeignSeen {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub runners: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShareServed {
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub virtual_time: u64,
+    #[prost(uint64, tag = "3")]
+    pub served: u64,
+    #[prost(uint32, tag = "4")]
+    pub credit: u32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

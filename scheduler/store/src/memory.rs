@@ -142,6 +142,15 @@ impl Content {
 
     fn project(&mut self, facts: &[Fact], at: UtcMillis) {
         let patches = Patches::of(facts, at);
+        for gone in &patches.repositories_gone {
+            for job in self.jobs.values_mut() {
+                if job.repository == *gone && job.phase <= JobPhase::Queued {
+                    job.phase = JobPhase::Completed;
+                    job.completed_at = job.completed_at.or(Some(at));
+                    job.changed_at = at;
+                }
+            }
+        }
         for (id, patch) in patches.jobs {
             if let Some(row) = patch.merge(id, self.jobs.get(&id), at) {
                 self.jobs.insert(id, row);

@@ -22,6 +22,8 @@ use crate::{
 pub(crate) struct Patches {
     pub(crate) jobs: BTreeMap<JobId, JobPatch>,
     pub(crate) runners: BTreeMap<RunnerName, RunnerPatch>,
+    /// `owner/name`: rows of jobs that had not begun are over. Goes before the patches.
+    pub(crate) repositories_gone: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -191,6 +193,15 @@ impl Patches {
                 });
                 patch.set(RunnerStage::Retired);
             }
+            Fact::RepositoryGone { full_name, .. } => {
+                for patch in self.jobs.values_mut() {
+                    let seen = patch.described.as_ref();
+                    if seen.is_some_and(|job| job.repository.full_name() == *full_name) {
+                        patch.drop_unstarted(commit_at);
+                    }
+                }
+                self.repositories_gone.push(full_name.clone());
+            }
             // No row shows these: they are read from the state itself.
             Fact::EpochRaised { .. }
             | Fact::OriginLearnt { .. }
@@ -219,7 +230,8 @@ impl Patches {
             | Fact::PoolDeleted { .. }
             | Fact::ShareSet { .. }
             | Fact::DefaultsSet { .. }
-            | Fact::RepositoryGone { .. } => {}
+            | Fact::ForeignSeen { .. }
+            | Fact::ShareServed { .. } => {}
         }
     }
 }
@@ -230,6 +242,16 @@ impl JobPatch {
             Some((old, set)) => (old.max(phase), set),
             None => (phase, false),
         });
+    }
+
+    fn drop_unstarted(&mut self, at: UtcMillis) {
+        if self
+            .phase
+            .is_some_and(|(phase, _)| phase <= JobPhase::Queued)
+        {
+            self.phase = Some((JobPhase::Completed, true));
+            self.completed_fallback.get_or_insert(at);
+        }
     }
 
     /// The row after this patch; `None` when nothing ever described the job.
@@ -306,7 +328,7 @@ impl RunnerPatch {
                 node: placed.node.as_str().to_owned(),
                 pool: placed.pool.as_str().to_owned(),
                 scope: placed.scope.to_string(),
-                repository: repository_of(&placed.scope),
+                repository: repository_of(placed),
                 labels: placed.labels.clone(),
                 resources: placed.resources,
                 gpu_uuids: placed.gpu_uuids.clone(),
@@ -340,7 +362,7 @@ impl RunnerPatch {
         row.github_id = self.github_id.or(row.github_id);
         row.container_id = self.container_id.clone().or(row.container_id);
         row.job = self.job.or(row.job);
-        row.repository = row.repository.or(job_repository);
+        row.repository = job_repository.or(row.repository);
         row.registered_at = row.registered_at.or(self.registered_at);
         row.online_at = row.online_at.or(self.online_at);
         row.busy_at = row.busy_at.or(self.busy_at);
@@ -373,12 +395,12 @@ impl Retired {
     }
 }
 
-/// Where a runner of a repository's own scope belongs without any job.
-pub(crate) fn repository_of(scope: &Scope) -> Option<String> {
-    match scope {
+/// `owner/name` a runner belongs to before it took a job.
+pub(crate) fn repository_of(placed: &RunnerPlaced) -> Option<String> {
+    placed.repository.clone().or(match &placed.scope {
         Scope::Repository { owner, repo } => Some(format!("{owner}/{repo}")),
         Scope::Organization { .. } | Scope::Enterprise { .. } => None,
-    }
+    })
 }
 
 fn stop_word(why: &StopReason) -> String {
@@ -389,6 +411,11 @@ fn stop_word(why: &StopReason) -> String {
         StopReason::Asked(reason) => format!("asked: {reason}"),
         StopReason::DrainDeadline => "drain_deadline".to_owned(),
         StopReason::NotAdmitted(reason) => format!("not_admitted: {reason}"),
+        StopReason::NotRegistered(detail) => format!("not_registered: {detail}"),
+        StopReason::RegistrationLost => "registration_lost".to_owned(),
+        StopReason::Ghost => "ghost".to_owned(),
+        StopReason::CompletedButAlive => "completed_but_alive".to_owned(),
+        StopReason::NeverStarted => "never_started".to_owned(),
     }
 }
 

@@ -254,6 +254,21 @@ pub(super) fn encode(fact: &Fact) -> stored::Fact {
             id: *id,
             full_name: full_name.clone(),
         }),
+        Fact::ForeignSeen { node, runners } => Kind::ForeignSeen(stored::ForeignSeen {
+            node: text(node.as_str()),
+            runners: runners.iter().map(|r| text(r.as_str())).collect(),
+        }),
+        Fact::ShareServed {
+            subject,
+            virtual_time,
+            served,
+            credit,
+        } => Kind::ShareServed(stored::ShareServed {
+            subject: subject.clone(),
+            virtual_time: *virtual_time,
+            served: *served,
+            credit: *credit,
+        }),
     };
     stored::Fact { kind: Some(kind) }
 }
@@ -428,6 +443,16 @@ pub(super) fn decode(fact: stored::Fact) -> Result<Fact, Hole> {
             id: f.id,
             full_name: f.full_name,
         },
+        Kind::ForeignSeen(f) => Fact::ForeignSeen {
+            node: NodeName::new(f.node),
+            runners: f.runners.into_iter().map(RunnerName::new).collect(),
+        },
+        Kind::ShareServed(f) => Fact::ShareServed {
+            subject: f.subject,
+            virtual_time: f.virtual_time,
+            served: f.served,
+            credit: f.credit,
+        },
     })
 }
 
@@ -500,6 +525,8 @@ fn runner_placed(placed: &RunnerPlaced) -> stored::RunnerPlaced {
         traceparent: placed.traceparent.clone(),
         generation: Some(v::generation(placed.generation)),
         at_ms: placed.at,
+        job: placed.job.map(|job| job.0),
+        repository: placed.repository.clone(),
     }
 }
 
@@ -523,5 +550,7 @@ fn runner_placed_back(placed: stored::RunnerPlaced) -> Result<RunnerPlaced, Hole
         traceparent: placed.traceparent,
         generation: v::generation_back(placed.generation),
         at: placed.at_ms,
+        job: placed.job.map(JobId),
+        repository: placed.repository,
     })
 }

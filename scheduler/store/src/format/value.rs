@@ -426,6 +426,11 @@ pub(super) fn stop_reason(why: &StopReason) -> stored::StopReason {
         StopReason::Asked(reason) => Kind::Asked(reason.clone()),
         StopReason::DrainDeadline => Kind::DrainDeadline(Nothing {}),
         StopReason::NotAdmitted(reason) => Kind::NotAdmitted(reason.clone()),
+        StopReason::NotRegistered(detail) => Kind::NotRegistered(detail.clone()),
+        StopReason::RegistrationLost => Kind::RegistrationLost(Nothing {}),
+        StopReason::Ghost => Kind::Ghost(Nothing {}),
+        StopReason::CompletedButAlive => Kind::CompletedButAlive(Nothing {}),
+        StopReason::NeverStarted => Kind::NeverStarted(Nothing {}),
     };
     stored::StopReason { kind: Some(kind) }
 }
@@ -440,6 +445,11 @@ pub(super) fn stop_reason_back(why: Option<stored::StopReason>) -> Result<StopRe
             Kind::Asked(reason) => StopReason::Asked(reason),
             Kind::DrainDeadline(_) => StopReason::DrainDeadline,
             Kind::NotAdmitted(reason) => StopReason::NotAdmitted(reason),
+            Kind::NotRegistered(detail) => StopReason::NotRegistered(detail),
+            Kind::RegistrationLost(_) => StopReason::RegistrationLost,
+            Kind::Ghost(_) => StopReason::Ghost,
+            Kind::CompletedButAlive(_) => StopReason::CompletedButAlive,
+            Kind::NeverStarted(_) => StopReason::NeverStarted,
         },
     )
 }
