@@ -1,1 +1,18 @@
-//! The pure lifecycle and sandbox rules of the Longshore node agent.
+//! The pure rules of a node: what to do next, what a sandbox is, how an end is read.
+//!
+//! Nothing here knows a clock, a socket, a file or a container engine. Time is
+//! an argument, actions are data, and the shell (`longshore-agent`) carries
+//! them out through a [`runtime::Runtime`].
+
+pub mod exit;
+pub mod firewall;
+pub mod lifecycle;
+pub mod model;
+pub mod names;
+pub mod reconcile;
+pub mod runtime;
+pub mod sandbox;
+pub mod slots;
+
+pub use model::*;
+pub use reconcile::{Accept, Action, Event, Node};

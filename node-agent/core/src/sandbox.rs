@@ -1,0 +1,385 @@
+//! The whole container of a runner as data. The engine crate only translates it.
+//!
+//! Rows are those of the isolation table in `docs/isolation.md`: 1 to 24, 26,
+//! 27, 29 and 30 hold for profile `strict`. What may differ between two strict
+//! sandboxes is in [`Request`] and [`Place`], and nothing in either can add a
+//! capability, a device, a host folder or a host namespace.
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::model::{Resources, RunnerSpec};
+use crate::names::Fnv;
+
+/// Root of the runner program in GitHub's image and in ours.
+pub const RUNNER_ROOT: &str = "/home/runner";
+/// User and group of the runner program.
+pub const RUNNER_UID: u32 = 1001;
+
+/// Waits for the registration on standard input, checks that all of it came,
+/// and becomes the runner program. POSIX shell; busybox and GNU tools alike.
+pub const ENTRY: &str = r#"umask 077
+cd /home/runner || exit 70
+tar -x -f - 2>/dev/null || exit 71
+{ read -r length sum && read -r files; } <.handover || exit 72
+[ "$(cat $files | wc -c)" -eq "$length" ] || exit 73
+[ "$(cat $files | sha256sum)" = "$sum  -" ] || exit 73
+rm -f .handover
+mkdir -p _work/_tmp
+exec bin/Runner.Listener run </dev/null
+"#;
+
+/// Smallest memory a sandbox is made with: below it the runner program dies.
+pub const MIN_MEMORY: u64 = 64 << 20;
+
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error("profile {0:?} is not offered by this node; it offers strict")]
+    Profile(String),
+    #[error("network mode {0:?} is not offered by this node; it offers open and none")]
+    Network(String),
+    #[error("platform {0:?} is not linux/amd64, linux/arm64 or linux/arm/v7")]
+    Platform(String),
+    #[error("image {0:?} is not an image reference")]
+    Image(String),
+    #[error("{0} bytes of memory are less than the 64 MiB a sandbox needs")]
+    Memory(u64),
+    #[error("a runner needs at least 10 thousandths of a CPU, not {0}")]
+    Cpu(u32),
+    #[error("{0} GPUs were asked for and this node leases none")]
+    Gpu(u32),
+}
+
+/// Which network a sandbox gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// The internet; not the host, its neighbours or the cloud's metadata.
+    Open,
+    None,
+}
+
+/// What a sandbox may be asked to be. Everything else is fixed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Reference as the scheduler gave it, for messages.
+    pub image: String,
+    pub resources: Resources,
+    pub platform: String,
+    pub network: Network,
+    pub lifetime_ms: u64,
+}
+
+impl Request {
+    /// Checks a spec that came over the wire.
+    pub fn from_spec(spec: &RunnerSpec) -> Result<Self, Refusal> {
+        if !matches!(spec.profile.as_str(), "" | "strict") {
+            return Err(Refusal::Profile(spec.profile.clone()));
+        }
+        let network = match spec.network_mode.as_str() {
+            "" | "open" => Network::Open,
+            "none" => Network::None,
+            other => return Err(Refusal::Network(other.to_owned())),
+        };
+        if !matches!(
+            spec.platform.as_str(),
+            "linux/amd64" | "linux/arm64" | "linux/arm/v7"
+        ) {
+            return Err(Refusal::Platform(spec.platform.clone()));
+        }
+        let image_ok = !spec.image.is_empty()
+            && spec.image.len() <= 512
+            && !spec.image.starts_with('-')
+            && spec
+                .image
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.:/@".contains(&b));
+        if !image_ok {
+            return Err(Refusal::Image(spec.image.clone()));
+        }
+        if spec.resources.memory_bytes < MIN_MEMORY {
+            return Err(Refusal::Memory(spec.resources.memory_bytes));
+        }
+        if spec.resources.cpu_millis < 10 {
+            return Err(Refusal::Cpu(spec.resources.cpu_millis));
+        }
+        if spec.resources.gpus > 0 || !spec.gpu_uuids.is_empty() {
+            return Err(Refusal::Gpu(
+                spec.resources.gpus.max(spec.gpu_uuids.len() as u32),
+            ));
+        }
+        Ok(Self {
+            image: spec.image.clone(),
+            resources: spec.resources,
+            platform: spec.platform.clone(),
+            network,
+            lifetime_ms: spec.lifetime_ms,
+        })
+    }
+}
+
+/// What the node adds: names of what it made for this sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// `sha256:...` of the image that is on the node.
+    pub image_id: String,
+    /// Name of the slot's network.
+    pub network: String,
+    pub work_volume: String,
+    pub bin_volume: String,
+    pub externals_volume: String,
+    /// Resolvers; empty leaves the engine's choice.
+    pub dns: Vec<String>,
+    /// Processors of the host, for the masked paths.
+    pub host_cpus: u32,
+    /// Parent control group that outlives the container; empty for none.
+    pub cgroup_parent: String,
+    pub labels: Vec<(String, String)>,
+}
+
+/// A volume mounted into the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VolumeMount {
+    pub volume: String,
+    pub target: String,
+    pub read_only: bool,
+    /// Filled from the image when it is empty.
+    pub copy_up: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ulimit {
+    pub name: &'static str,
+    pub soft: i64,
+    pub hard: i64,
+}
+
+/// Every field of a container that this node sets. A field that is not here is
+/// never set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sandbox {
+    pub image: String,
+    pub platform: String,
+    pub user: String,
+    pub hostname: String,
+    pub working_dir: String,
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    pub env: Vec<String>,
+    pub labels: Vec<(String, String)>,
+    pub stop_signal: &'static str,
+    pub stop_timeout_s: i64,
+    pub open_stdin: bool,
+    pub stdin_once: bool,
+    pub attach_stdin: bool,
+    pub tty: bool,
+    pub cap_drop: Vec<&'static str>,
+    pub cap_add: Vec<String>,
+    pub privileged: bool,
+    pub readonly_rootfs: bool,
+    pub security_opt: Vec<&'static str>,
+    pub pids_limit: i64,
+    pub memory: i64,
+    pub memory_swap: i64,
+    pub nano_cpus: i64,
+    pub oom_kill_disable: bool,
+    pub oom_score_adj: i64,
+    pub ulimits: Vec<Ulimit>,
+    pub tmpfs: Vec<(String, String)>,
+    pub mounts: Vec<VolumeMount>,
+    pub binds: Vec<String>,
+    pub devices: Vec<String>,
+    pub device_cgroup_rules: Vec<String>,
+    pub group_add: Vec<String>,
+    pub ipc_mode: &'static str,
+    pub pid_mode: &'static str,
+    pub uts_mode: &'static str,
+    pub userns_mode: &'static str,
+    pub cgroupns_mode: &'static str,
+    pub cgroup_parent: String,
+    pub network_mode: String,
+    pub dns: Vec<String>,
+    pub publish_all_ports: bool,
+    pub shm_size: i64,
+    pub init: bool,
+    pub auto_remove: bool,
+    pub restart: &'static str,
+    pub log_driver: &'static str,
+    pub log_options: Vec<(&'static str, &'static str)>,
+    pub masked_paths: Vec<String>,
+    pub readonly_paths: Vec<&'static str>,
+}
+
+impl Sandbox {
+    /// Short hash of everything but names that differ between two of a kind.
+    pub fn spec_hash(&self) -> String {
+        let mut same = self.clone();
+        same.labels.clear();
+        same.network_mode.clear();
+        same.cgroup_parent.clear();
+        for mount in &mut same.mounts {
+            mount.volume.clear();
+        }
+        let mut hash = Fnv::default();
+        // Serialising plain data cannot fail; an empty text would only make hashes equal.
+        hash.write(serde_json::to_string(&same).unwrap_or_default().as_bytes());
+        format!("{:016x}", hash.0)
+    }
+}
+
+/// The sandbox of profile `strict`.
+pub fn strict(request: &Request, place: &Place) -> Sandbox {
+    let memory = i64::try_from(request.resources.memory_bytes).unwrap_or(i64::MAX);
+    // Everything in memory is charged to the runner: half of it at most (row 10).
+    let root_size = (memory / 8).min(64 << 20);
+    let tmp_size = memory / 4;
+    let shm_size = (memory / 8).min(64 << 20);
+    let uid = RUNNER_UID;
+    Sandbox {
+        image: place.image_id.clone(),
+        platform: request.platform.clone(),
+        user: format!("{uid}:{uid}"),
+        hostname: "runner".into(),
+        working_dir: RUNNER_ROOT.into(),
+        entrypoint: vec!["/bin/sh".into(), "-c".into()],
+        cmd: vec![ENTRY.into()],
+        env: vec![
+            format!("HOME={RUNNER_ROOT}"),
+            // On disk, and executable: /tmp is neither.
+            format!("TMPDIR={RUNNER_ROOT}/_work/_tmp"),
+            "ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1".into(),
+            // Steps die before the runner program does.
+            "PIPELINE_JOB_OOMSCOREADJ=900".into(),
+            "NVIDIA_VISIBLE_DEVICES=void".into(),
+        ],
+        labels: place.labels.clone(),
+        stop_signal: "SIGINT",
+        stop_timeout_s: 90,
+        open_stdin: true,
+        stdin_once: true,
+        attach_stdin: true,
+        tty: false,
+        cap_drop: vec!["ALL"],
+        cap_add: vec![],
+        privileged: false,
+        readonly_rootfs: true,
+        security_opt: vec!["no-new-privileges:true"],
+        pids_limit: 2048,
+        memory,
+        memory_swap: memory,
+        nano_cpus: i64::from(request.resources.cpu_millis) * 1_000_000,
+        oom_kill_disable: false,
+        oom_score_adj: 500,
+        ulimits: vec![
+            Ulimit {
+                name: "core",
+                soft: 0,
+                hard: 0,
+            },
+            Ulimit {
+                name: "nofile",
+                soft: 65_536,
+                hard: 65_536,
+            },
+            // Counted per user over all sandboxes of the host: pids_limit is the real bound.
+            Ulimit {
+                name: "nproc",
+                soft: 262_144,
+                hard: 262_144,
+            },
+        ],
+        tmpfs: vec![
+            (
+                RUNNER_ROOT.into(),
+                format!("rw,exec,nosuid,nodev,size={root_size},uid={uid},gid={uid},mode=0700"),
+            ),
+            (
+                "/tmp".into(),
+                format!("rw,noexec,nosuid,nodev,size={tmp_size},mode=1777"),
+            ),
+        ],
+        mounts: vec![
+            VolumeMount {
+                volume: place.bin_volume.clone(),
+                target: format!("{RUNNER_ROOT}/bin"),
+                read_only: true,
+                copy_up: false,
+            },
+            VolumeMount {
+                volume: place.externals_volume.clone(),
+                target: format!("{RUNNER_ROOT}/externals"),
+                read_only: true,
+                copy_up: false,
+            },
+            VolumeMount {
+                volume: place.work_volume.clone(),
+                target: format!("{RUNNER_ROOT}/_work"),
+                read_only: false,
+                copy_up: false,
+            },
+        ],
+        binds: vec![],
+        devices: vec![],
+        device_cgroup_rules: vec![],
+        group_add: vec![],
+        ipc_mode: "private",
+        pid_mode: "",
+        uts_mode: "",
+        userns_mode: "",
+        cgroupns_mode: "private",
+        cgroup_parent: place.cgroup_parent.clone(),
+        network_mode: match request.network {
+            Network::Open => place.network.clone(),
+            Network::None => "none".into(),
+        },
+        dns: match request.network {
+            Network::Open => place.dns.clone(),
+            Network::None => vec![],
+        },
+        publish_all_ports: false,
+        shm_size,
+        init: true,
+        auto_remove: false,
+        restart: "no",
+        log_driver: "local",
+        log_options: vec![("max-size", "1m"), ("max-file", "1"), ("compress", "false")],
+        masked_paths: masked_paths(place.host_cpus),
+        readonly_paths: vec![
+            "/proc/bus",
+            "/proc/fs",
+            "/proc/irq",
+            "/proc/sys",
+            "/proc/sysrq-trigger",
+        ],
+    }
+}
+
+/// Files of the host's kernel that say something about it or its other users.
+/// Sets the whole list, since engines mask fewer.
+pub fn masked_paths(host_cpus: u32) -> Vec<String> {
+    let mut paths: Vec<String> = [
+        "/proc/asound",
+        "/proc/acpi",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/proc/interrupts",
+        "/proc/kallsyms",
+        "/proc/modules",
+        "/sys/firmware",
+        "/sys/devices/virtual/powercap",
+    ]
+    .map(String::from)
+    .to_vec();
+    paths.extend(
+        (0..host_cpus).map(|cpu| format!("/sys/devices/system/cpu/cpu{cpu}/thermal_throttle")),
+    );
+    paths
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,293 @@
+//! Golden values, derived row by row from the isolation table.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn request() -> Request {
+    Request {
+        image: "ghcr.io/actions/actions-runner:2.336.0".into(),
+        resources: Resources {
+            cpu_millis: 1_500,
+            memory_bytes: 1 << 30,
+            gpus: 0,
+        },
+        platform: "linux/amd64".into(),
+        network: Network::Open,
+        lifetime_ms: 0,
+    }
+}
+
+fn place() -> Place {
+    Place {
+        image_id: "sha256:abc".into(),
+        network: "ls-0a1b2c-7".into(),
+        work_volume: "work".into(),
+        bin_volume: "bin".into(),
+        externals_volume: "externals".into(),
+        dns: vec!["9.9.9.9".into()],
+        host_cpus: 3,
+        cgroup_parent: "/longshore/x".into(),
+        labels: vec![("longshore.node".into(), "n".into())],
+    }
+}
+
+/// One line per row: what the table asks, and whether the data says it.
+#[test]
+fn strict_holds_every_row_of_the_table() {
+    let s = strict(&request(), &place());
+    let tmpfs = |path: &str| {
+        s.tmpfs
+            .iter()
+            .find(|(p, _)| p == path)
+            .map(|(_, o)| o.as_str())
+            .unwrap()
+    };
+    let ulimit = |name: &str| {
+        s.ulimits
+            .iter()
+            .find(|u| u.name == name)
+            .map(|u| (u.soft, u.hard))
+    };
+    let rows: &[(u32, &str, bool)] = &[
+        (1, "non-root", s.user == "1001:1001"),
+        (
+            2,
+            "no capabilities",
+            s.cap_drop == ["ALL"] && s.cap_add.is_empty() && !s.privileged,
+        ),
+        (
+            3,
+            "no escalation",
+            s.security_opt.contains(&"no-new-privileges:true"),
+        ),
+        (
+            4,
+            "seccomp left at its default",
+            !s.security_opt.iter().any(|o| o.starts_with("seccomp")),
+        ),
+        (5, "read-only rootfs", s.readonly_rootfs),
+        (
+            6,
+            "tmpfs without exec, bounded",
+            tmpfs("/tmp") == "rw,noexec,nosuid,nodev,size=268435456,mode=1777",
+        ),
+        (
+            6,
+            "runner root in memory, private",
+            tmpfs("/home/runner")
+                == "rw,exec,nosuid,nodev,size=67108864,uid=1001,gid=1001,mode=0700",
+        ),
+        (7, "process limit", s.pids_limit == 2048),
+        (
+            8,
+            "memory limit",
+            s.memory == 1 << 30 && !s.oom_kill_disable,
+        ),
+        (9, "no swap", s.memory_swap == s.memory),
+        (
+            10,
+            "tmpfs inside the memory",
+            (64 << 20) + (256 << 20) + s.shm_size <= s.memory / 2,
+        ),
+        (11, "cpu limit", s.nano_cpus == 1_500_000_000),
+        (
+            12,
+            "ulimits",
+            ulimit("core") == Some((0, 0))
+                && ulimit("nofile").is_some()
+                && ulimit("nproc").is_some(),
+        ),
+        (
+            13,
+            "no host mounts",
+            s.binds.is_empty() && s.mounts.iter().all(|m| !m.volume.starts_with('/')),
+        ),
+        (
+            14,
+            "no engine socket",
+            s.mounts.iter().all(|m| !m.target.contains("docker")),
+        ),
+        (
+            15,
+            "masked proc",
+            ["/proc/kallsyms", "/proc/interrupts", "/proc/keys"]
+                .iter()
+                .all(|p| s.masked_paths.iter().any(|m| m == p)),
+        ),
+        (
+            15,
+            "masked per processor",
+            (0..3).all(|c| {
+                s.masked_paths
+                    .contains(&format!("/sys/devices/system/cpu/cpu{c}/thermal_throttle"))
+            }),
+        ),
+        (
+            16,
+            "read-only proc/sys",
+            s.readonly_paths.contains(&"/proc/sys"),
+        ),
+        (
+            17,
+            "own namespaces",
+            s.pid_mode.is_empty() && s.uts_mode.is_empty() && s.ipc_mode == "private",
+        ),
+        (18, "own cgroup namespace", s.cgroupns_mode == "private"),
+        (
+            19,
+            "no devices",
+            s.devices.is_empty() && s.device_cgroup_rules.is_empty() && s.group_add.is_empty(),
+        ),
+        (
+            20,
+            "never the host's user namespace",
+            s.userns_mode.is_empty(),
+        ),
+        (
+            21,
+            "the slot's own network",
+            s.network_mode == "ls-0a1b2c-7" && !s.publish_all_ports,
+        ),
+        (24, "given resolvers", s.dns == ["9.9.9.9"]),
+        (
+            27,
+            "log cap",
+            s.log_driver == "local" && s.log_options.contains(&("max-size", "1m")),
+        ),
+        (
+            29,
+            "removed by the agent alone",
+            !s.auto_remove && s.restart == "no",
+        ),
+        (30, "init", s.init),
+    ];
+    for (row, name, holds) in rows {
+        assert!(holds, "row {row}: {name}\n{s:#?}");
+    }
+}
+
+#[test]
+fn masked_paths_are_exactly_the_tables() {
+    let expected = [
+        "/proc/asound",
+        "/proc/acpi",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+        "/proc/scsi",
+        "/proc/interrupts",
+        "/proc/kallsyms",
+        "/proc/modules",
+        "/sys/firmware",
+        "/sys/devices/virtual/powercap",
+        "/sys/devices/system/cpu/cpu0/thermal_throttle",
+    ];
+    assert_eq!(masked_paths(1), expected);
+}
+
+#[test]
+fn the_hand_over_is_stdin_and_nothing_else() {
+    let s = strict(&request(), &place());
+    assert!(s.open_stdin && s.stdin_once && s.attach_stdin && !s.tty);
+    assert_eq!(s.entrypoint, ["/bin/sh", "-c"]);
+    assert_eq!(s.stop_signal, "SIGINT");
+    assert!(
+        s.env
+            .iter()
+            .all(|e| !e.contains("JIT") && !e.contains("TOKEN")),
+        "{:?}",
+        s.env
+    );
+}
+
+#[test]
+fn network_none_has_neither_network_nor_resolver() {
+    let s = strict(
+        &Request {
+            network: Network::None,
+            ..request()
+        },
+        &place(),
+    );
+    assert_eq!((s.network_mode.as_str(), s.dns.len()), ("none", 0));
+}
+
+#[test]
+fn the_spec_hash_ignores_names_and_sees_limits() {
+    let a = strict(&request(), &place());
+    let b = strict(
+        &request(),
+        &Place {
+            network: "other".into(),
+            work_volume: "w2".into(),
+            ..place()
+        },
+    );
+    let mut bigger = request();
+    bigger.resources.memory_bytes += 1;
+    assert_eq!(a.spec_hash(), b.spec_hash());
+    assert_ne!(a.spec_hash(), strict(&bigger, &place()).spec_hash());
+}
+
+#[test]
+fn refusals_name_what_is_wrong() {
+    let good = RunnerSpec {
+        image: "i@sha256:00".into(),
+        platform: "linux/amd64".into(),
+        resources: request().resources,
+        ..RunnerSpec::default()
+    };
+    assert!(Request::from_spec(&good).is_ok());
+    let with = |change: fn(&mut RunnerSpec)| {
+        let mut spec = good.clone();
+        change(&mut spec);
+        Request::from_spec(&spec).unwrap_err().to_string()
+    };
+    assert!(with(|s| s.profile = "privileged-dind".into()).contains("privileged-dind"));
+    assert!(with(|s| s.network_mode = "host".into()).contains("host"));
+    assert!(with(|s| s.platform = "windows/amd64".into()).contains("windows"));
+    assert!(with(|s| s.image = "--privileged".into()).contains("--privileged"));
+    assert!(with(|s| s.image = "a b".into()).contains("image reference"));
+    assert!(with(|s| s.resources.memory_bytes = 1).contains("64 MiB"));
+    assert!(with(|s| s.resources.cpu_millis = 0).contains("CPU"));
+    assert!(with(|s| s.gpu_uuids = vec!["GPU-1".into()]).contains("GPU"));
+}
+
+proptest! {
+    /// Whatever is asked for, nothing that opens the sandbox comes out.
+    #[test]
+    fn no_request_opens_the_sandbox(
+        image in ".{0,40}", profile in ".{0,12}", network in ".{0,12}",
+        platform in prop_oneof![Just("linux/amd64".to_owned()), Just("linux/arm64".to_owned()), ".{0,12}"],
+        cpu in any::<u32>(), memory in any::<u64>(), gpus in 0u32..4,
+        uuids in proptest::collection::vec(".{0,8}", 0..3), lifetime in any::<u64>(),
+        words in proptest::collection::vec(".{0,20}", 3),
+    ) {
+        let spec = RunnerSpec {
+            image: image.clone(), profile, network_mode: network, platform,
+            resources: Resources { cpu_millis: cpu, memory_bytes: memory, gpus },
+            gpu_uuids: uuids, lifetime_ms: lifetime,
+            traceparent: words[0].clone(), pool: words[1].clone(), scope: words[2].clone(),
+        };
+        let Ok(request) = Request::from_spec(&spec) else { return Ok(()) };
+        let s = strict(&request, &place());
+        let mut closed = strict(&super::tests::request(), &place());
+        // Only these fields may depend on what was asked.
+        closed.platform = s.platform.clone();
+        closed.memory = s.memory;
+        closed.memory_swap = s.memory;
+        closed.nano_cpus = s.nano_cpus;
+        closed.shm_size = s.shm_size;
+        closed.tmpfs = s.tmpfs.clone();
+        closed.network_mode = s.network_mode.clone();
+        closed.dns = s.dns.clone();
+        prop_assert_eq!(&s, &closed);
+        prop_assert!(s.network_mode == "none" || s.network_mode == "ls-0a1b2c-7");
+        prop_assert!(s.tmpfs.iter().all(|(_, o)| o.contains("nosuid,nodev,size=")));
+        prop_assert_eq!(s.cap_add.len() + s.binds.len() + s.devices.len() + s.group_add.len(), 0);
+    }
+}
