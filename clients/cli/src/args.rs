@@ -1,0 +1,98 @@
+//! The command line as types.
+
+pub(crate) mod job;
+pub(crate) mod local;
+pub(crate) mod node;
+pub(crate) mod pool;
+pub(crate) mod runner;
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit;
+use crate::output::Format;
+use crate::units::parse_timeout;
+
+/// Runs GitHub Actions jobs on your own machines, each in a fresh container.
+#[derive(Debug, Parser)]
+#[command(
+    name = "longshore",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = exit::HELP
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// Address of the scheduler's API listener
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "LONGSHORE_ADDRESS",
+        hide_env = true,
+        default_value = longshore_client::DEFAULT_ADDRESS
+    )]
+    pub(crate) scheduler: String,
+    /// Longest wait for an answer, for example 30s
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
+    pub(crate) timeout: Duration,
+    /// How results are written [default: table]
+    #[arg(short, long, global = true, value_name = "FORMAT", value_enum)]
+    pub(crate) output: Option<Format>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a scheduler and a node agent on this host, until Ctrl-C
+    Up(local::Up),
+    /// Stop what `up` or `runner start --background` started on this host
+    Down(local::Down),
+    /// Scaling and the containers of jobs
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        disable_help_subcommand = true
+    )]
+    Runner(runner::Runner),
+    /// The machines
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        disable_help_subcommand = true
+    )]
+    Node(node::Node),
+    /// Jobs as GitHub reports them
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        disable_help_subcommand = true
+    )]
+    Job(job::Job),
+    /// Why a job waits, and what would unblock it
+    Explain(job::Explain),
+    /// What kinds of runners there are
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        disable_help_subcommand = true
+    )]
+    Pool(pool::Pool),
+    /// How owners and repositories share the machines
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        disable_help_subcommand = true
+    )]
+    Share(pool::Share),
+}

@@ -1,0 +1,78 @@
+//! `longshore node ...`.
+
+use longshore_client::Client;
+use longshore_proto::v1;
+
+use super::{client, pages, request_id, required};
+use crate::args::Global;
+use crate::args::node::Node;
+use crate::exit::Failure;
+use crate::output::Out;
+use crate::shapes;
+use crate::shapes::outcome::Done;
+use crate::units::proto_duration;
+
+pub(super) async fn run(global: &Global, command: Node) -> Result<(), Failure> {
+    let client = client(global)?;
+    let mut out = Out::new(global.output);
+    let node = match command {
+        Node::List => return list(&client, &mut out).await,
+        Node::Remove(args) => return remove(&client, &mut out, args.name).await,
+        Node::Describe(args) => {
+            let request = v1::GetNodeRequest { name: args.name };
+            client.get_node(request).await?.node
+        }
+        Node::Cordon(args) => {
+            let request = v1::CordonNodeRequest {
+                name: args.name,
+                request_id: request_id(),
+            };
+            client.cordon_node(request).await?.node
+        }
+        Node::Uncordon(args) => {
+            let request = v1::UncordonNodeRequest {
+                name: args.name,
+                request_id: request_id(),
+            };
+            client.uncordon_node(request).await?.node
+        }
+        Node::Drain(args) => {
+            let request = v1::DrainNodeRequest {
+                name: args.name,
+                deadline: args.deadline.map(proto_duration),
+                request_id: request_id(),
+            };
+            client.drain_node(request).await?.node
+        }
+    };
+    out.object(&shapes::node::Node::from(required(node, "node")?))
+}
+
+async fn list(client: &Client, out: &mut Out) -> Result<(), Failure> {
+    let (nodes, cut) = pages::collect(None, async |page_size, page_token| {
+        let request = v1::ListNodesRequest {
+            page_size,
+            page_token,
+        };
+        let page = client.list_nodes(request).await?;
+        Ok((page.nodes, page.next_page_token))
+    })
+    .await?;
+    let nodes: Vec<_> = nodes.into_iter().map(shapes::node::Node::from).collect();
+    out.list(&nodes)?;
+    pages::say_if_cut(cut, nodes.len());
+    Ok(())
+}
+
+async fn remove(client: &Client, out: &mut Out, name: String) -> Result<(), Failure> {
+    let request = v1::RemoveNodeRequest {
+        name: name.clone(),
+        request_id: request_id(),
+    };
+    client.remove_node(request).await?;
+    out.object(&Done {
+        kind: "node",
+        name,
+        done: "removed",
+    })
+}
