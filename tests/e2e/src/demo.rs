@@ -1,0 +1,10 @@
+//! The demo: a realistic queue on a whole fleet, shown live, and a verdict by a checker that trusts none of the parts it judges.
+
+pub mod declared;
+pub mod engine_events;
+pub mod folder;
+pub mod host_state;
+pub mod identity;
+pub mod probes;
+pub mod show;
+pub mod verdict;
