@@ -9,6 +9,7 @@ pub mod format;
 mod memory;
 mod project;
 mod rows;
+mod sqlite;
 
 use std::future::Future;
 
@@ -22,6 +23,8 @@ pub use rows::{
     AuditEntry, AuditRow, JobQuery, JobRow, Page, RepositoryCounts, RunnerQuery, RunnerRow,
     RunnerStage,
 };
+
+pub use sqlite::{Options, Sqlite};
 
 /// Most rows of one page.
 pub const PAGE_MAX: u32 = 1_000;

@@ -239,7 +239,7 @@ impl Store for Memory {
     ) -> Result<(), Error> {
         let mut content = lock(&self.content);
         content.check_epoch(expected_epoch)?;
-        if sequence < content.snapshot_sequence {
+        if sequence <= content.snapshot_sequence {
             return Ok(());
         }
         content.snapshot = format::encode(0, &facts);
