@@ -182,9 +182,6 @@ fn transport_problem(source: &(dyn std::error::Error + 'static)) -> (String, boo
         cause = error.source();
     }
     let mut text = innermost.to_string();
-    if text.contains("http2 error") || text.contains("invalid size") {
-        text = format!("what answers there does not speak gRPC ({text})");
-    }
     if refused {
         text = "connection refused".into();
     }
