@@ -369,7 +369,7 @@ impl FleetService for Service {
     async fn set_pool(&self, request: Request<SetPoolRequest>) -> Reply<SetPoolResponse> {
         let mut world = self.enter("set_pool")?;
         let request = request.into_inner();
-        world.calls.push(Call::SetPool(request.clone()));
+        world.calls.push(Call::SetPool(Box::new(request.clone())));
         reply(SetPoolResponse { pool: request.pool })
     }
 

@@ -180,6 +180,39 @@ fn pools() {
     check(&fixed(), "pools.json", "pool list -o json");
 }
 
+/// `script` runs the program on a terminal of its own.
+fn on_a_terminal(fake: &Fake, env: &str) -> String {
+    let program = env!("CARGO_BIN_EXE_longshore");
+    let mut command = std::process::Command::new("script");
+    command
+        .args([
+            "-qec",
+            &format!("{env} {program} node list --scheduler {}", fake.url),
+        ])
+        .arg("/dev/null")
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    crate::program::finish(command).good()
+}
+
+#[test]
+fn colour_is_for_terminals_only_and_can_be_switched_off() {
+    let fake = recent();
+    assert!(on_a_terminal(&fake, "").starts_with("\u{1b}[1mNODE"));
+    for env in ["NO_COLOR=1", "TERM=dumb"] {
+        let text = on_a_terminal(&fake, env);
+        assert!(
+            text.starts_with("NODE") && !text.contains('\u{1b}'),
+            "{text:?}"
+        );
+    }
+    let piped = run(&fake.url, &["node", "list"]).good();
+    assert!(!piped.contains('\u{1b}'));
+}
+
 #[test]
 fn an_empty_list_is_an_empty_array_or_only_a_header() {
     let fake = Fake::start(World::default());

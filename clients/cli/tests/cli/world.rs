@@ -36,7 +36,7 @@ pub(crate) enum Call {
     StopRunner(v1::StopRunnerRequest),
     Logs(v1::StreamRunnerLogsRequest),
     Drain(v1::DrainNodeRequest),
-    SetPool(v1::SetPoolRequest),
+    SetPool(Box<v1::SetPoolRequest>),
     SetShare(v1::SetShareRequest),
 }
 
