@@ -1,18 +1,37 @@
 //! The handle the shell holds: one GitHub, all credentials.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
 use scheduler_core::{
-    input::{Deregistration, Input, ListedRunner},
-    model::{CredentialName, JobId, Repository, RunnerName, Scope},
+    input::{Deregistration, Input, JobSeen, ListedRunner},
+    model::{CredentialName, JobId, JobPhase, Origin, Repository, RunnerName, Scope, UtcMillis},
 };
 use secrecy::SecretString;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
-    config::{Config, ConfigError},
+    client::Client,
+    config::{Config, ConfigError, CredentialKind},
+    credential::{Identity, Secret, Source, lock, utc_now},
+    directory::{Directory, Level},
+    discovery::{self, Shown},
     error::CallError,
-    registration::{RegisterError, Registered, Registration},
+    ledger::Ledger,
+    live::Live,
+    pages::{Pacer, PageCache},
+    problems::Problems,
+    registration::{self, Groups, RegisterError, Registered, Registration},
+    schedule::Health,
     status::{RateStatus, SweepStatus},
+    sweep::{self, RunBrief},
+    translate::Route,
     webhook::{Delivery, WebhookError},
+    wire::Installation,
 };
 
 /// Configuration that cannot work; nothing was called yet.
@@ -28,46 +47,124 @@ pub struct KnownJob {
 }
 
 /// One GitHub with all its credentials. Clones share everything.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GitHub {
-    config: std::sync::Arc<Config>,
-    status: watch::Sender<SweepStatus>,
+    pub(crate) inner: Arc<Inner>,
 }
+
+/// What the parts share.
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) client: Client,
+    pub(crate) pacer: Pacer,
+    pub(crate) directory: Mutex<Directory>,
+    pub(crate) live: Mutex<Live>,
+    pub(crate) ledger: Mutex<Ledger>,
+    pub(crate) health: Mutex<Health>,
+    /// Origins of runs that a webhook or list told, for jobs that follow.
+    pub(crate) origins: Mutex<BTreeMap<u64, Origin>>,
+    pub(crate) problems: Problems,
+    pub(crate) runs: PageCache<RunBrief>,
+    pub(crate) jobs: PageCache<JobSeen>,
+    pub(crate) repositories: PageCache<Shown>,
+    pub(crate) installations: PageCache<Installation>,
+    pub(crate) status: watch::Sender<SweepStatus>,
+    pub(crate) sweep_now: Notify,
+    pub(crate) discover_now: Notify,
+    pub(crate) started_at: UtcMillis,
+    /// Scopes with registrations lately, for the orphan list.
+    pub(crate) in_use: Mutex<BTreeMap<Scope, (CredentialName, UtcMillis)>>,
+    groups: Groups,
+    webhook_secrets: Vec<Secret>,
+    /// Repositories nobody reaches, so that each webhook does not ask again.
+    unreachable: Mutex<BTreeMap<String, UtcMillis>>,
+}
+
+/// How long an unreachable repository is not asked about again.
+const UNREACHABLE_MS: u64 = 5 * 60_000;
+const MOST_UNREACHABLE: usize = 1_000;
+const MOST_ORIGINS: usize = 20_000;
+/// Longest a webhook waits for an unknown repository to be looked up.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
 
 impl GitHub {
     /// Checks settings and files and prepares the transport. Calls nobody, so
-    /// that a scheduler starts while GitHub is down; troubles show in [`SweepStatus::problems`].
-    /// Needs a tokio runtime around it.
+    /// that a scheduler starts while GitHub is down; troubles show in
+    /// [`SweepStatus::problems`]. Needs a tokio runtime around it.
     pub fn connect(config: Config) -> Result<Self, ConnectError> {
+        for name in &config.repositories {
+            let mut parts = name.split('/');
+            let good = parts.next().is_some_and(|part| !part.is_empty())
+                && parts.next().is_some_and(|part| !part.is_empty())
+                && parts.next().is_none();
+            if !good {
+                return Err(ConfigError::Repository(name.clone()));
+            }
+        }
+        let client = Client::new(&config)?;
+        let webhook_secrets: Vec<Secret> = config
+            .webhook_secrets
+            .iter()
+            .map(|source| Secret::new(source.clone(), "the webhook secret file"))
+            .collect();
+        for secret in &webhook_secrets {
+            secret.read()?;
+        }
         Ok(Self {
-            config: std::sync::Arc::new(config),
-            status: watch::Sender::new(SweepStatus::default()),
+            inner: Arc::new(Inner {
+                client,
+                pacer: Pacer::default(),
+                directory: Mutex::new(Directory::new(&config.repositories)),
+                live: Mutex::default(),
+                ledger: Mutex::default(),
+                health: Mutex::default(),
+                origins: Mutex::default(),
+                problems: Problems::default(),
+                runs: PageCache::default(),
+                jobs: PageCache::default(),
+                repositories: PageCache::default(),
+                installations: PageCache::default(),
+                status: watch::Sender::new(SweepStatus::default()),
+                sweep_now: Notify::new(),
+                discover_now: Notify::new(),
+                started_at: utc_now(),
+                in_use: Mutex::default(),
+                groups: Groups::default(),
+                webhook_secrets,
+                unreachable: Mutex::default(),
+                config,
+            }),
         })
     }
 
     /// Discovers repositories, sweeps, lists runners for the orphan sweep and
     /// tells budgets, until `inputs` is closed. Spawn it once.
     pub async fn run(self, inputs: mpsc::Sender<Vec<Input>>) {
-        inputs.closed().await;
+        sweep::run(&self.inner, &inputs).await;
     }
 
     /// Verifies, parses and translates one delivery. The caller answers 202 when
     /// the inputs are committed; 401, 413 or 400 by [`WebhookError`].
     pub async fn receive(&self, delivery: Delivery<'_>) -> Result<Vec<Input>, WebhookError> {
-        crate::webhook::verify(&[], delivery.signature, delivery.body)?;
-        Ok(Vec::new())
+        crate::receive::receive(&self.inner, delivery).await
     }
 
     /// Creates a registration. Not idempotent: after [`RegisterError`] the name is burnt.
     pub async fn register(&self, wanted: &Registration) -> Result<Registered, RegisterError> {
-        let error = CallError::NoCredential(wanted.scope.to_string());
-        Err(RegisterError {
-            failure: scheduler_core::input::RegistrationFailure::Forbidden,
-            error,
-        })
+        let inner = &self.inner;
+        let identity = inner.registrar(&wanted.scope, &wanted.credential).await?;
+        inner.mark_in_use(&wanted.scope, &identity.name);
+        registration::register(
+            &inner.client,
+            &inner.pacer,
+            &inner.groups,
+            &identity,
+            wanted,
+        )
+        .await
     }
 
-    /// Deletes a registration, by id when known, else by name. The text says why it failed.
+    /// Deletes a registration, by id when known, else by name. The error says why it failed.
     pub async fn deregister(
         &self,
         runner: &RunnerName,
@@ -75,11 +172,18 @@ impl GitHub {
         credential: &CredentialName,
         github_id: Option<u64>,
     ) -> (Deregistration, Option<CallError>) {
-        let _ = (runner, credential, github_id);
-        (
-            Deregistration::Failed,
-            Some(CallError::NoCredential(scope.to_string())),
-        )
+        let inner = &self.inner;
+        let outcome = match inner.registrar(scope, credential).await {
+            Ok(identity) => {
+                inner.mark_in_use(scope, &identity.name);
+                registration::deregister(&inner.client, &identity, runner, scope, github_id).await
+            }
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(outcome) => (outcome, None),
+            Err(error) => (Deregistration::Failed, Some(error)),
+        }
     }
 
     /// All runners of a scope whose name carries one of our prefixes.
@@ -88,41 +192,275 @@ impl GitHub {
         scope: &Scope,
         credential: &CredentialName,
     ) -> Result<Vec<ListedRunner>, CallError> {
-        let _ = credential;
-        Err(CallError::NoCredential(scope.to_string()))
+        let inner = &self.inner;
+        let identity = inner.registrar(scope, credential).await?;
+        let prefixes = &inner.config.runner_prefixes;
+        registration::list_runners(&inner.client, &inner.pacer, &identity, scope, prefixes).await
     }
 
     /// Where runners for `owner/name` register and with which credential; `None`
     /// when nothing we hold reaches it. May ask GitHub the first time.
     pub async fn resolve(&self, owner: &str, name: &str) -> Option<(Scope, CredentialName)> {
-        let _ = (owner, name);
-        None
+        let route = self.inner.route(owner, name).await?;
+        Some((route.scope, route.credential))
     }
 
     /// Jobs remembered from before the start: those that vanished from GitHub's
     /// lists meanwhile are asked about and reported by the next sweeps.
     pub fn remember(&self, jobs: impl IntoIterator<Item = KnownJob>) {
-        drop(jobs.into_iter().collect::<Vec<_>>());
+        let mut live = lock(&self.inner.live);
+        for job in jobs {
+            live.note(&JobSeen {
+                id: job.id,
+                run_id: job.run_id,
+                attempt: job.attempt,
+                scope: Scope::Repository {
+                    owner: job.repository.owner.clone(),
+                    repo: job.repository.name.clone(),
+                },
+                repository: job.repository,
+                credential: CredentialName::new(""),
+                name: String::new(),
+                workflow: String::new(),
+                labels: Vec::new(),
+                phase: JobPhase::Waiting,
+                conclusion: None,
+                runner_name: None,
+                runner_id: None,
+                origin: Origin::default(),
+                created_at: 0,
+                started_at: None,
+                completed_at: None,
+                html_url: String::new(),
+                traceparent: None,
+            });
+        }
     }
 
     /// Sweeps at once (still within the budget).
-    pub fn nudge(&self) {}
+    pub fn nudge(&self) {
+        self.inner.sweep_now.notify_one();
+    }
 
     /// Changed after each sweep.
     pub fn status(&self) -> watch::Receiver<SweepStatus> {
-        self.status.subscribe()
+        self.inner.status.subscribe()
     }
 
     /// Limits as the last replies told them.
     pub fn rates(&self) -> Vec<RateStatus> {
-        Vec::new()
+        let now = utc_now();
+        let mut all = Vec::new();
+        for identity in self.inner.client.identities() {
+            let limits = lock(&identity.limits);
+            let limited_until = limits
+                .resting(now, crate::limits::Use::Read)
+                .map(|rest| rest.until);
+            all.extend(limits.rates().map(|rate| RateStatus {
+                credential: identity.name.clone(),
+                resource: rate.resource.clone(),
+                limit: rate.limit,
+                remaining: rate.remaining,
+                reset_at: rate.reset_at,
+                limited_until,
+            }));
+        }
+        all
     }
 
     /// Current webhook secrets, read again when their files changed.
     pub fn webhook_secrets(&self) -> Vec<SecretString> {
-        Vec::new()
+        self.inner.webhook_secrets()
     }
 
     /// Gives installation tokens back to GitHub. Bounded by the call timeout.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        let timeout = self.inner.config.call_timeout;
+        let revoked = tokio::time::timeout(timeout, self.inner.client.revoke_tokens()).await;
+        if revoked.is_err() {
+            tracing::debug!("not all installation tokens were given back in time; they expire");
+        }
+    }
+}
+
+impl fmt::Debug for GitHub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GitHub")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    /// Owners the configuration names; empty: whatever is accessible.
+    pub(crate) fn named_owners(&self) -> BTreeSet<String> {
+        let config = &self.config;
+        config
+            .owners
+            .iter()
+            .chain(&config.organizations)
+            .map(String::as_str)
+            .chain(
+                config
+                    .repositories
+                    .iter()
+                    .filter_map(|full| Some(full.split_once('/')?.0)),
+            )
+            .map(str::to_lowercase)
+            .collect()
+    }
+
+    pub(crate) fn wants_owner(&self, login: &str) -> bool {
+        let named = self.named_owners();
+        named.is_empty() || named.contains(&login.to_lowercase())
+    }
+
+    /// A repository is wanted by its own name, by its owner, or when nothing is named.
+    pub(crate) fn wants(&self, owner: &str, name: &str) -> bool {
+        let config = &self.config;
+        let whole = config.owners.iter().chain(&config.organizations);
+        let full = format!("{owner}/{name}");
+        (config.owners.is_empty()
+            && config.organizations.is_empty()
+            && config.repositories.is_empty())
+            || whole
+                .into_iter()
+                .any(|wanted| wanted.eq_ignore_ascii_case(owner))
+            || config
+                .repositories
+                .iter()
+                .any(|wanted| wanted.eq_ignore_ascii_case(&full))
+    }
+
+    pub(crate) fn names_organization(&self, login: &str) -> bool {
+        let organizations = &self.config.organizations;
+        organizations
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(login))
+    }
+
+    /// The first configured enterprise with the token that may register there.
+    pub(crate) fn enterprise_level(&self) -> Option<Level> {
+        let slug = self.config.enterprises.first()?.clone();
+        let credential = self
+            .config
+            .credentials
+            .iter()
+            .find(|credential| matches!(credential.kind, CredentialKind::EnterpriseToken(_)));
+        // A personal token may hold manage_runners:enterprise as well; an App never may.
+        let credential = credential.or_else(|| {
+            self.config
+                .credentials
+                .iter()
+                .find(|credential| matches!(credential.kind, CredentialKind::Token(_)))
+        })?;
+        Some(Level::Enterprise {
+            slug,
+            credential: credential.name.clone(),
+        })
+    }
+
+    /// Where a repository's runners register, asking GitHub when it is new here.
+    pub(crate) async fn route(&self, owner: &str, name: &str) -> Option<Route> {
+        if !self.wants(owner, name) {
+            return None;
+        }
+        if let Some(route) = lock(&self.directory).route(owner, name) {
+            return Some(route);
+        }
+        let full = format!("{owner}/{name}").to_lowercase();
+        let now = utc_now();
+        {
+            let mut unreachable = lock(&self.unreachable);
+            unreachable.retain(|_, at| now.saturating_sub(*at) < UNREACHABLE_MS);
+            if unreachable.contains_key(&full) {
+                return None;
+            }
+        }
+        let found = tokio::time::timeout(LOOKUP_TIMEOUT, discovery::find(self, owner, name)).await;
+        let route = lock(&self.directory).route(owner, name);
+        if route.is_none() {
+            let detail = match found {
+                Ok(Err(error)) => error.to_string(),
+                Ok(Ok(_)) => CallError::NoCredential(full.clone()).to_string(),
+                Err(_) => format!(
+                    "GitHub did not tell within {} s who serves {full}",
+                    LOOKUP_TIMEOUT.as_secs()
+                ),
+            };
+            self.problems.set(&full, detail, now);
+            let mut unreachable = lock(&self.unreachable);
+            if unreachable.len() < MOST_UNREACHABLE {
+                unreachable.insert(full, now);
+            }
+        }
+        route
+    }
+
+    /// The identity that registers in a scope: the named one, or the one that
+    /// serves the scope now (a credential may have been renamed since).
+    async fn registrar(
+        &self,
+        scope: &Scope,
+        credential: &CredentialName,
+    ) -> Result<Arc<Identity>, CallError> {
+        let usable = |identity: &Arc<Identity>| !matches!(identity.source, Source::App(_));
+        if let Some(identity) = self.client.identity(credential).filter(usable) {
+            return Ok(identity);
+        }
+        if let Some(identity) = self.installation_named(credential) {
+            return Ok(identity);
+        }
+        let route = match scope {
+            Scope::Repository { owner, repo } => self.route(owner, repo).await,
+            _ => lock(&self.directory)
+                .routes()
+                .get_key_value(scope)
+                .map(|(scope, credential)| Route {
+                    scope: scope.clone(),
+                    credential: credential.clone(),
+                }),
+        };
+        route
+            .and_then(|route| self.client.identity(&route.credential))
+            .ok_or_else(|| CallError::NoCredential(scope.to_string()))
+    }
+
+    /// `app/123` names an installation that discovery has not met yet, e.g. after a restart.
+    fn installation_named(&self, credential: &CredentialName) -> Option<Arc<Identity>> {
+        let (app, id) = credential.as_str().rsplit_once('/')?;
+        let app = self.client.identity(&CredentialName::new(app))?;
+        let id = id.parse().ok()?;
+        matches!(app.source, Source::App(_)).then(|| self.client.installation(&app, id))
+    }
+
+    fn mark_in_use(&self, scope: &Scope, credential: &CredentialName) {
+        lock(&self.in_use).insert(scope.clone(), (credential.clone(), utc_now()));
+    }
+
+    pub(crate) fn webhook_secrets(&self) -> Vec<SecretString> {
+        let mut secrets = Vec::with_capacity(self.webhook_secrets.len());
+        for secret in &self.webhook_secrets {
+            match secret.read() {
+                Ok(value) => secrets.push(value),
+                Err(error) => {
+                    self.problems
+                        .set("webhook secret", error.to_string(), utc_now());
+                }
+            }
+        }
+        secrets
+    }
+
+    pub(crate) fn set_origin(&self, run: u64, origin: &Origin) {
+        let mut origins = lock(&self.origins);
+        origins.insert(run, origin.clone());
+        while origins.len() > MOST_ORIGINS {
+            origins.pop_first();
+        }
+    }
+
+    pub(crate) fn origin(&self, run: u64) -> Origin {
+        lock(&self.origins).get(&run).cloned().unwrap_or_default()
+    }
 }

@@ -17,15 +17,32 @@
 //! 600 sweep reads a minute, a bucket of 100 registrations refilled at 120 a
 //! minute, and whatever `x-ratelimit-*` leaves of the hour.
 
+mod budget;
+mod client;
 mod config;
+mod connector;
+mod credential;
+mod directory;
+mod discovery;
 mod error;
+mod github;
+mod ledger;
+mod limits;
+mod live;
+mod pages;
+mod problems;
+mod proxy;
+mod receive;
 mod redact;
 mod registration;
+mod schedule;
 mod status;
+mod sweep;
+mod time;
+mod translate;
+mod transport;
 pub mod webhook;
 pub mod wire;
-
-mod github;
 
 pub use config::{ApiUrl, Config, ConfigError, Credential, CredentialKind, Proxy, SecretSource};
 pub use error::CallError;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Extra, Field, field::document};
+use super::{Extra, field::document};
 
 document!(
     /// `{message, documentation_url, status?, errors?}`.

@@ -1,0 +1,612 @@
+//! The level-triggered side: lists runs and jobs again and again, so that a
+//! lost webhook costs latency and nothing else.
+//!
+//! Queued jobs hide inside `in_progress` runs, so both are listed and the jobs
+//! of each are read. Absence from a list ends nothing: a run that vanished is
+//! asked about itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use scheduler_core::{
+    input::{Input, JobSeen},
+    model::{Conclusion, JobId, JobPhase, Origin, Repository, Scope, UtcMillis},
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use crate::{
+    client::Call,
+    credential::{Identity, Source, lock, utc_now},
+    directory::Watched,
+    discovery::{discover, window_start},
+    error::CallError,
+    github::Inner,
+    ledger::RunState,
+    limits::Use,
+    pages::{Listing, list},
+    registration::{list_runners, scope_path},
+    schedule::{Outlook, interval},
+    status::{Problem, RepositoryQueue, SweepStatus},
+    translate::{Route, job_seen, origin, rest_phase},
+    wire::{Job, JobList, RunList},
+};
+
+/// Repositories looked at side by side.
+const ABREAST: usize = 4;
+/// A filtered list of runs ends at 1,000.
+const MOST_RUN_PAGES: usize = 10;
+/// 256 jobs a matrix, several matrices a run.
+const MOST_JOB_PAGES: usize = 50;
+/// Every so many sweeps `waiting` and `pending` runs are listed too, for display.
+const HELD_EVERY: u64 = 5;
+const DISCOVERY_EVERY: Duration = Duration::from_secs(10 * 60);
+const DISCOVERY_RETRY: Duration = Duration::from_secs(60);
+const ORPHANS_EVERY: Duration = Duration::from_secs(5 * 60);
+/// A scope without a registration call for this long needs no orphan list.
+const IN_USE_MS: u64 = 20 * 60_000;
+/// Two nudges closer together than this are one.
+const NUDGE_GAP: Duration = Duration::from_secs(2);
+/// A webhook that is later than this is a lost one.
+const WEBHOOK_PATIENCE_MS: u64 = 30_000;
+
+/// A run as far as the sweep needs it.
+#[derive(Clone)]
+pub(crate) struct RunBrief {
+    id: u64,
+    state: RunState,
+    path: String,
+    origin: Origin,
+}
+
+/// Runs everything periodic until `inputs` is closed.
+pub(crate) async fn run(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
+    tokio::select! {
+        () = inputs.closed() => {}
+        () = sweeps(inner, inputs) => {}
+        () = budgets(inner, inputs) => {}
+        () = orphans(inner, inputs) => {}
+    }
+}
+
+async fn send(inputs: &mpsc::Sender<Vec<Input>>, batch: Vec<Input>) {
+    // Closed means shutdown: `run` ends by itself then.
+    if !batch.is_empty() && inputs.send(batch).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
+    let mut next_discovery = Instant::now();
+    let mut next_sweep = Instant::now();
+    let mut iterations = 0;
+    loop {
+        if Instant::now() >= next_discovery {
+            send(inputs, discover(inner).await).await;
+            let clean = inner.problems.all().is_empty();
+            next_discovery = Instant::now()
+                + if clean {
+                    DISCOVERY_EVERY
+                } else {
+                    DISCOVERY_RETRY
+                };
+        }
+        if Instant::now() >= next_sweep {
+            let started = Instant::now();
+            sweep(inner, inputs, iterations).await;
+            iterations += 1;
+            let (every, healthy) = pace(inner);
+            // With healthy webhooks the sweep is a safety net: it rests a full
+            // interval. Otherwise it is the only source and keeps its rhythm.
+            let from = if healthy { Instant::now() } else { started };
+            next_sweep = from + every;
+            publish(inner, iterations, every, healthy);
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(next_discovery.min(next_sweep)) => {}
+            () = inner.sweep_now.notified() => {
+                next_sweep = next_sweep.min(Instant::now() + nudge_delay(iterations));
+            }
+            () = inner.discover_now.notified() => {
+                next_discovery = Instant::now();
+                next_sweep = next_sweep.min(Instant::now() + NUDGE_GAP);
+            }
+        }
+    }
+}
+
+fn nudge_delay(iterations: u64) -> Duration {
+    if iterations == 0 {
+        Duration::ZERO
+    } else {
+        NUDGE_GAP / 10
+    }
+}
+
+fn pace(inner: &Inner) -> (Duration, bool) {
+    let now = utc_now();
+    let healthy = lock(&inner.health).healthy(now);
+    let counted_calls = inner.pacer.take_counted();
+    let hours = inner
+        .client
+        .identities()
+        .into_iter()
+        .filter_map(|identity| {
+            let limits = lock(&identity.limits);
+            let rate = limits.reads_left(now)?;
+            Some((
+                rate.limit,
+                rate.remaining,
+                rate.reset_at.saturating_sub(now),
+            ))
+        });
+    // The scarcest credential sets the pace.
+    let hour = hours.min_by_key(|(limit, remaining, _)| remaining * 1000 / (*limit).max(1));
+    let outlook = Outlook {
+        poll_interval: inner.config.poll_interval,
+        healthy,
+        counted_calls,
+        hour,
+    };
+    (interval(&outlook), healthy)
+}
+
+async fn sweep(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>, iteration: u64) {
+    let now = utc_now();
+    let oldest = window_start(inner, now);
+    lock(&inner.ledger).prune(oldest);
+    inner.runs.tidy(now);
+    inner.jobs.tidy(now);
+    let watched: Vec<Watched> = {
+        let directory = lock(&inner.directory);
+        let ledger = lock(&inner.ledger);
+        let live = lock(&inner.live);
+        directory
+            .repositories()
+            .filter(|watched| {
+                let id = watched.repository.id;
+                watched.last_activity >= oldest || ledger.is_live(id) || live.has_repository(id)
+            })
+            .cloned()
+            .collect()
+    };
+    let with_held = iteration.is_multiple_of(HELD_EVERY);
+    let mut results = stream::iter(watched)
+        .map(|watched| one_repository(inner, watched, with_held))
+        .buffer_unordered(ABREAST);
+    while let Some(batch) = results.next().await {
+        send(inputs, batch).await;
+    }
+}
+
+/// One repository, whatever breaks in it.
+async fn one_repository(inner: &Inner, watched: Watched, with_held: bool) -> Vec<Input> {
+    let full = watched.repository.full_name();
+    let route = lock(&inner.directory).route(&watched.repository.owner, &watched.repository.name);
+    let (Some(route), Some(identity)) = (route, inner.client.identity(&watched.reader)) else {
+        return Vec::new();
+    };
+    let mut look = Look {
+        inner,
+        identity,
+        repository: watched.repository,
+        route,
+        inputs: Vec::new(),
+        listed: BTreeSet::new(),
+        trouble: None,
+        complete: true,
+    };
+    look.take(with_held).await;
+    match look.trouble {
+        Some(error) => inner.problems.set(&full, error.to_string(), utc_now()),
+        None => inner.problems.clear(&full),
+    }
+    look.inputs
+}
+
+/// One look at one repository.
+struct Look<'a> {
+    inner: &'a Inner,
+    identity: Arc<Identity>,
+    repository: Repository,
+    route: Route,
+    inputs: Vec<Input>,
+    listed: BTreeSet<u64>,
+    trouble: Option<CallError>,
+    /// Every list was read to its end.
+    complete: bool,
+}
+
+impl Look<'_> {
+    fn path(&self, below: &str) -> String {
+        let scope = Scope::Repository {
+            owner: self.repository.owner.clone(),
+            repo: self.repository.name.clone(),
+        };
+        format!("{}/actions/{below}", scope_path(&scope))
+    }
+
+    fn broke(&mut self, error: CallError) {
+        self.complete = false;
+        tracing::debug!(repository = %self.repository.full_name(), %error, "part of the sweep failed");
+        self.trouble.get_or_insert(error);
+    }
+
+    async fn take(&mut self, with_held: bool) {
+        let statuses: &[&str] = if with_held {
+            &["queued", "in_progress", "waiting", "pending"]
+        } else {
+            &["queued", "in_progress"]
+        };
+        let mut runs: BTreeMap<u64, RunBrief> = BTreeMap::new();
+        for status in statuses {
+            match self.runs(status).await {
+                Ok(listing) => {
+                    if listing.moved {
+                        self.inner.discover_now.notify_one();
+                    }
+                    runs.extend(listing.items.into_iter().map(|run| (run.id, run)));
+                    if let Some(error) = listing.broken {
+                        self.broke(error);
+                    }
+                }
+                // Limited: the next sweep goes on; nothing else here will work either.
+                Err(error @ CallError::RateLimited { .. }) => {
+                    self.broke(error);
+                    break;
+                }
+                Err(error) => self.broke(error),
+            }
+        }
+        let now = utc_now();
+        for run in runs.values() {
+            self.listed.insert(run.id);
+            self.inner.set_origin(run.id, &run.origin);
+            lock(&self.inner.ledger).set(
+                self.repository.id,
+                run.id,
+                run.state,
+                Some(&run.path)
+                    .filter(|path| !path.is_empty())
+                    .map(String::as_str),
+                now,
+            );
+            self.inputs.push(Input::RunSeen {
+                run_id: run.id,
+                origin: run.origin.clone(),
+            });
+        }
+        let with_jobs: Vec<u64> = runs
+            .values()
+            // A run held by a concurrency group has no jobs yet.
+            .filter(|run| run.state != RunState::Held)
+            .map(|run| run.id)
+            .collect();
+        for run in with_jobs {
+            self.jobs_of(run).await;
+        }
+        let unlisted = lock(&self.inner.live).unlisted(self.repository.id, &self.listed);
+        for run in unlisted {
+            self.jobs_of(run).await;
+        }
+        if self.complete && with_held {
+            let live = lock(&self.inner.live);
+            let listed = &self.listed;
+            lock(&self.inner.ledger).settle(self.repository.id, |run| {
+                listed.contains(&run) || live.has_run(run)
+            });
+        }
+    }
+
+    async fn runs(&self, status: &str) -> Result<Listing<RunBrief>, CallError> {
+        let words = format!("list {status} runs of {}", self.repository.full_name());
+        let path = self.path(&format!(
+            "runs?status={status}&exclude_pull_requests=true&per_page=100"
+        ));
+        list::<RunList, RunBrief, _>(
+            &self.inner.client,
+            &self.inner.pacer,
+            &self.inner.runs,
+            &self.identity,
+            Call::get(words, path),
+            MOST_RUN_PAGES,
+            |page| {
+                page.workflow_runs
+                    .items()
+                    .filter_map(|run| {
+                        let stated = run.status.text().or(Some(status));
+                        Some(RunBrief {
+                            id: run.id.id()?,
+                            state: RunState::of(stated, run.conclusion.text()),
+                            path: run.path.text().unwrap_or_default().to_owned(),
+                            origin: origin(run),
+                        })
+                    })
+                    .collect()
+            },
+        )
+        .await
+    }
+
+    async fn jobs_of(&mut self, run: u64) {
+        let words = format!("list jobs of run {run} of {}", self.repository.full_name());
+        let path = self.path(&format!("runs/{run}/jobs?filter=latest&per_page=100"));
+        let (repository, route) = (self.repository.clone(), self.route.clone());
+        let listing = list::<JobList, JobSeen, _>(
+            &self.inner.client,
+            &self.inner.pacer,
+            &self.inner.jobs,
+            &self.identity,
+            Call::get(words, path),
+            MOST_JOB_PAGES,
+            |page| {
+                let now = utc_now();
+                page.jobs
+                    .items()
+                    .filter_map(|job| {
+                        job_seen(job, rest_phase(job.status.text()), &repository, &route, now)
+                    })
+                    .collect()
+            },
+        )
+        .await;
+        let listing = match listing {
+            Ok(listing) => listing,
+            // The run was deleted, or this read is stale.
+            Err(CallError::NotFound { .. }) => {
+                let jobs = lock(&self.inner.live).unnamed(run, &BTreeSet::new());
+                for job in jobs {
+                    self.absent(run, job);
+                }
+                return;
+            }
+            Err(error) => {
+                self.broke(error);
+                return;
+            }
+        };
+        let mut named = BTreeSet::new();
+        for mut seen in listing.items {
+            named.insert(seen.id);
+            // Cached pages may be older than the route and the run's origin.
+            seen.run_id = run;
+            seen.repository = self.repository.clone();
+            seen.scope = self.route.scope.clone();
+            seen.credential = self.route.credential.clone();
+            self.emit(seen);
+        }
+        if let Some(error) = listing.broken {
+            self.broke(error);
+            return;
+        }
+        // Jobs of an earlier attempt, or on a page that shifted away: each is asked for itself.
+        let unnamed = lock(&self.inner.live).unnamed(run, &named);
+        for job in unnamed {
+            self.single_job(run, job).await;
+        }
+    }
+
+    async fn single_job(&mut self, run: u64, job: JobId) {
+        let words = format!("look job {} of {} up", job.0, self.repository.full_name());
+        let call = Call::get(words, self.path(&format!("jobs/{}", job.0)));
+        self.inner.pacer.turn(&self.identity.name).await;
+        match self.inner.client.json::<Job>(&self.identity, &call).await {
+            Ok((wire, _)) => {
+                self.inner.pacer.count();
+                let phase = rest_phase(wire.status.text());
+                let now = utc_now();
+                if let Some(mut seen) = job_seen(&wire, phase, &self.repository, &self.route, now) {
+                    seen.run_id = run;
+                    self.emit(seen);
+                }
+            }
+            Err(CallError::NotFound { .. }) => self.absent(run, job),
+            Err(error) => self.broke(error),
+        }
+    }
+
+    fn absent(&mut self, run: u64, job: JobId) {
+        let ended = lock(&self.inner.live).absent(utc_now(), run, job);
+        if let Some(mut seen) = ended {
+            seen.scope = self.route.scope.clone();
+            seen.credential = self.route.credential.clone();
+            self.inputs.push(Input::JobSeen(Box::new(seen)));
+        }
+    }
+
+    fn emit(&mut self, mut seen: JobSeen) {
+        seen.origin = self.inner.origin(seen.run_id);
+        let now = utc_now();
+        let mut live = lock(&self.inner.live);
+        let known = live.phase(seen.run_id, seen.id);
+        if seen.phase == JobPhase::Completed && known.is_none() {
+            // Over before we knew it: nothing to say.
+            return;
+        }
+        live.note(&seen);
+        let run_over = !live.has_run(seen.run_id);
+        drop(live);
+        if known.is_none() && seen.phase >= JobPhase::Queued {
+            self.check_webhooks(&seen, now);
+        }
+        if seen.phase == JobPhase::Completed {
+            let mut ledger = lock(&self.inner.ledger);
+            if matches!(
+                seen.conclusion,
+                Some(Conclusion::Failure | Conclusion::TimedOut)
+            ) {
+                ledger.fail(self.repository.id, seen.run_id);
+            }
+            if run_over && !self.listed.contains(&seen.run_id) {
+                ledger.finish(self.repository.id, seen.run_id);
+            }
+        }
+        self.inputs.push(Input::JobSeen(Box::new(seen)));
+    }
+
+    /// A job that a webhook should have told long ago is a missed webhook.
+    fn check_webhooks(&self, seen: &JobSeen, now: UtcMillis) {
+        let mut health = lock(&self.inner.health);
+        let since = health.last_delivery().map(|_| self.inner.started_at);
+        let overdue = seen.created_at + WEBHOOK_PATIENCE_MS < now;
+        if since.is_some_and(|since| seen.created_at > since) && overdue {
+            tracing::warn!(
+                repository = %self.repository.full_name(),
+                job = seen.id.0,
+                "the sweep found a job that no webhook told; webhooks are not trusted for a while"
+            );
+            health.missed(now);
+        }
+    }
+}
+
+fn publish(inner: &Inner, iterations: u64, every: Duration, healthy: bool) {
+    let now = utc_now();
+    let oldest = window_start(inner, now);
+    let directory = lock(&inner.directory);
+    let ledger = lock(&inner.ledger);
+    let mut repositories = BTreeMap::new();
+    let mut outside_window = 0;
+    for watched in directory.repositories() {
+        let repository = &watched.repository;
+        let Some(route) = directory.route(&repository.owner, &repository.name) else {
+            continue;
+        };
+        if watched.last_activity < oldest && !ledger.is_live(repository.id) {
+            outside_window += 1;
+            continue;
+        }
+        let counts = ledger.counts(repository.id);
+        let queue = RepositoryQueue {
+            repository: repository.clone(),
+            scope: route.scope,
+            credential: route.credential,
+            total: counts.total,
+            running: counts.running,
+            failed: counts.failed,
+            pending: counts.queued + counts.held,
+            held: counts.held,
+            forecast: counts.forecast,
+        };
+        repositories.insert(repository.full_name(), queue);
+    }
+    drop(ledger);
+    drop(directory);
+    let mut problems = inner.problems.all();
+    for identity in inner.client.identities() {
+        let subject = format!("credential {}", identity.name);
+        if let Some((detail, since)) = lock(&identity.problem).clone() {
+            problems.retain(|problem| problem.subject != subject);
+            problems.push(Problem {
+                subject,
+                detail,
+                since,
+            });
+        }
+    }
+    inner.status.send_replace(SweepStatus {
+        iterations,
+        last_check: Some(now),
+        next_check: Some(now + u64::try_from(every.as_millis()).unwrap_or(u64::MAX / 2)),
+        webhooks_healthy: healthy,
+        repositories,
+        outside_window,
+        problems,
+    });
+}
+
+/// Tells the core how many registrations each credential may make, when that changed.
+async fn budgets(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
+    let mut told = BTreeMap::new();
+    loop {
+        let now = utc_now();
+        let mut scopes: BTreeMap<_, Vec<Scope>> = BTreeMap::new();
+        for (scope, credential) in lock(&inner.directory).routes() {
+            scopes.entry(credential).or_default().push(scope);
+        }
+        let mut batch = Vec::new();
+        let mut moving = false;
+        for identity in inner.client.identities() {
+            if matches!(identity.source, Source::App(_)) {
+                continue;
+            }
+            let (registrations, limited_until) = lock(&identity.limits).registrations(now);
+            moving |= registrations < 100;
+            let Some(scopes) = scopes.remove(&identity.name) else {
+                continue;
+            };
+            // While none may be made only the time matters, and it is told once.
+            let word = (registrations, limited_until, scopes);
+            if told.get(&identity.name) != Some(&word) {
+                told.insert(identity.name.clone(), word.clone());
+                batch.push(Input::BudgetChanged {
+                    credential: identity.name.clone(),
+                    scopes: word.2,
+                    registrations: word.0,
+                    limited_until: word.1,
+                });
+            }
+        }
+        send(inputs, batch).await;
+        // A burst of registrations is told as one change.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let longest = Duration::from_secs(if moving { 1 } else { 60 });
+        tokio::select! {
+            () = inner.client.budget_changed.notified() => {}
+            () = tokio::time::sleep(longest) => {}
+        }
+    }
+}
+
+/// Lists the runners of scopes in use; each scope once at the start.
+async fn orphans(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
+    let mut listed_once: BTreeSet<Scope> = BTreeSet::new();
+    loop {
+        let now = utc_now();
+        let mut due = lock(&inner.directory).routes();
+        due.retain(|scope, _| !listed_once.contains(scope));
+        {
+            let mut in_use = lock(&inner.in_use);
+            in_use.retain(|_, (_, at)| now.saturating_sub(*at) < IN_USE_MS);
+            for (scope, (credential, _)) in in_use.iter() {
+                due.insert(scope.clone(), credential.clone());
+            }
+        }
+        let any = !listed_once.is_empty() || !due.is_empty();
+        for (scope, credential) in due {
+            let Some(identity) = inner.client.identity(&credential) else {
+                continue;
+            };
+            if lock(&identity.limits)
+                .resting(utc_now(), Use::Read)
+                .is_some()
+            {
+                continue;
+            }
+            let prefixes = &inner.config.runner_prefixes;
+            let subject = format!("runners of {scope}");
+            match list_runners(&inner.client, &inner.pacer, &identity, &scope, prefixes).await {
+                Ok(runners) => {
+                    listed_once.insert(scope.clone());
+                    if !runners.is_empty() {
+                        let mut in_use = lock(&inner.in_use);
+                        in_use.insert(scope.clone(), (credential, utc_now()));
+                    }
+                    inner.problems.clear(&subject);
+                    send(inputs, vec![Input::RunnersListed { scope, runners }]).await;
+                }
+                Err(error) => inner.problems.set(&subject, error.to_string(), utc_now()),
+            }
+        }
+        // Before the first discovery there is nothing to list: look again soon.
+        let pause = if any {
+            ORPHANS_EVERY
+        } else {
+            Duration::from_secs(1)
+        };
+        tokio::time::sleep(pause).await;
+    }
+}

@@ -1,0 +1,4 @@
+//! The whole crate against a scripted GitHub that is difficult.
+
+mod calls;
+mod fake;
