@@ -55,7 +55,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a scheduler and a node agent on this host, until Ctrl-C
-    Up(local::Up),
+    Up(Box<local::Up>),
     /// Stop what `up` or `runner start --background` started on this host
     Down(local::Down),
     /// Scaling and the containers of jobs

@@ -16,7 +16,7 @@ use crate::exit::Failure;
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let global = &cli.global;
     match cli.command {
-        Command::Up(args) => local::up(global, args).await,
+        Command::Up(args) => local::up(global, *args).await,
         Command::Down(args) => local::down(global, args).await,
         Command::Runner(args) => runner::run(global, args).await,
         Command::Node(args) => node::run(global, args).await,

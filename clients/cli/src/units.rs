@@ -108,7 +108,7 @@ pub(crate) fn short(seconds: u64) -> String {
 }
 
 pub(crate) fn show_cpu(millis: u32) -> String {
-    if millis % 1_000 == 0 {
+    if millis.is_multiple_of(1_000) {
         (millis / 1_000).to_string()
     } else {
         format!("{:.3}", f64::from(millis) / 1_000.0)

@@ -1,5 +1,6 @@
 //! One method for each call of `FleetService`.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
@@ -65,8 +66,11 @@ impl Client {
         request.set_timeout(within);
         match tokio::time::timeout(within, send(self.inner.clone(), request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(Error::from_status(&status, &self.address)),
-            Err(_) => Err(Error::TimedOut {
+            // The transport keeps the same deadline and may be first.
+            Ok(Err(status)) if !is_timeout(&status) => {
+                Err(Error::from_status(&status, &self.address))
+            }
+            _ => Err(Error::TimedOut {
                 address: self.address.clone(),
                 call,
                 after: self.timeout,
@@ -149,6 +153,18 @@ impl Client {
             resume_token,
         )
     }
+}
+
+/// Whether the deadline of this side passed.
+fn is_timeout(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::TimeoutExpired>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 macro_rules! calls {

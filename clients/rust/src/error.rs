@@ -147,6 +147,14 @@ impl Error {
             .and_then(|i| i.metadata.get(NEXT_STEP))
             .map(|s| one_line(s))
             .unwrap_or_default();
+        // The message ends with the next step, for clients that show nothing else.
+        if !next_step.is_empty()
+            && let Some(what) = message.strip_suffix(&next_step)
+            && let what = what.trim_end_matches([' ', ';', ':', '.'])
+            && !what.is_empty()
+        {
+            message = what.to_owned();
+        }
         // Proxies may strip binary trailers; the text then still has both.
         if let Some((what, step)) = status.message().split_once("next: ")
             && !what.trim().is_empty()
@@ -182,9 +190,6 @@ fn transport_problem(source: &(dyn std::error::Error + 'static)) -> (String, boo
         cause = error.source();
     }
     let mut text = innermost.to_string();
-    if text.contains("http2 error") || text.contains("invalid size") {
-        text = format!("what answers there does not speak gRPC ({text})");
-    }
     if refused {
         text = "connection refused".into();
     }
@@ -234,6 +239,22 @@ mod tests {
         assert_eq!(api.reason, "node_not_found");
         assert_eq!(api.next_step, "list them: longshore node list");
         assert_eq!(Error::Api(api).kind(), Kind::NotFound);
+    }
+
+    #[test]
+    fn a_next_step_is_not_said_twice() {
+        let status = Status::with_error_details(
+            Code::FailedPrecondition,
+            "node `n1` runs 2 jobs; drain it first",
+            ErrorDetails::with_error_info(
+                "node_busy",
+                "longshore",
+                HashMap::from([("next_step".into(), "drain it first".into())]),
+            ),
+        );
+        let api = read(&status);
+        assert_eq!(api.message, "node `n1` runs 2 jobs");
+        assert_eq!(api.next_step, "drain it first");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::units::parse_size;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Runner {
     /// Turn scaling on; starts a scheduler and a node agent here if none answers
-    Start(Start),
+    Start(Box<Start>),
     /// Turn scaling off; jobs that run finish
     Stop,
     /// What the fleet does now (JSON when piped)

@@ -21,7 +21,7 @@ use crate::shapes::status::Status;
 
 pub(super) async fn run(global: &Global, command: Runner) -> Result<(), Failure> {
     match command {
-        Runner::Start(args) => start::run(global, args).await,
+        Runner::Start(args) => start::run(global, *args).await,
         Runner::Stop => stop(global).await,
         Runner::Status => {
             let status = client(global)?.get_status(v1::GetStatusRequest {}).await?;

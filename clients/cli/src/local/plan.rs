@@ -64,7 +64,7 @@ impl Plan {
     /// Flags of longshore-scheduler.
     pub(super) fn scheduler_args(&self) -> Vec<OsString> {
         let mut args = Args::default();
-        args.flag("--state-dir", &self.state.join("scheduler"));
+        args.flag("--state-dir", self.state.join("scheduler"));
         args.flag("--api-listen", self.api.to_string());
         args.optional("--config", self.local.config.as_ref());
         self.listen_args(&mut args);
@@ -76,7 +76,7 @@ impl Plan {
     /// Flags of longshore-agent; `nodes` is where the scheduler listens.
     pub(super) fn agent_args(&self, nodes: &str) -> Vec<OsString> {
         let mut args = Args::default();
-        args.flag("--state-dir", &self.state.join("agent"));
+        args.flag("--state-dir", self.state.join("agent"));
         args.flag("--scheduler", format!("http://{nodes}"));
         args.optional("--config", self.local.agent_config.as_ref());
         self.engine_args(&mut args);

@@ -71,7 +71,7 @@ impl From<v1::Runner> for Container {
 
 impl From<v1::RunnerExit> for Exit {
     fn from(e: v1::RunnerExit) -> Exit {
-        let usage = e.usage.clone().filter(|u| u.known);
+        let usage = e.usage.filter(|u| u.known);
         Exit {
             code: e.code,
             cause: cause_word(e.cause()),
@@ -118,13 +118,21 @@ impl Container {
 }
 
 impl Listed for Container {
-    const COLUMNS: &'static [&'static str] =
-        &["CONTAINER", "REPOSITORY", "STATE", "NODE", "JOB", "AGE"];
-    const WIDE: &'static [&'static str] = &["RUNNER", "POOL", "LABELS", "IMAGE", "EXIT"];
+    const COLUMNS: &'static [&'static str] = &[
+        "CONTAINER",
+        "RUNNER",
+        "REPOSITORY",
+        "STATE",
+        "NODE",
+        "JOB",
+        "AGE",
+    ];
+    const WIDE: &'static [&'static str] = &["POOL", "LABELS", "IMAGE", "EXIT"];
 
     fn cells(&self, now: Timestamp) -> Vec<String> {
         vec![
             self.container_id.clone(),
+            self.name.clone(),
             self.repo.clone(),
             self.state.clone(),
             self.node.clone(),
@@ -135,7 +143,6 @@ impl Listed for Container {
 
     fn wide_cells(&self, _now: Timestamp) -> Vec<String> {
         vec![
-            self.name.clone(),
             self.pool.clone(),
             self.labels.join(","),
             self.image.clone(),

@@ -1,0 +1,394 @@
+//! A FleetService that answers from a [`World`] and remembers what was asked.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use longshore_proto::v1::fleet_service_server::{FleetService, FleetServiceServer};
+use longshore_proto::v1::*;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::world::{Call, World};
+
+/// A running fake; it ends with the test.
+pub(crate) struct Fake {
+    pub(crate) url: String,
+    pub(crate) address: String,
+    world: Arc<Mutex<World>>,
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Fake {
+    pub(crate) fn start(world: World) -> Fake {
+        let world = Arc::new(Mutex::new(world));
+        let service = Service(world.clone());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                let serve = tonic::transport::Server::builder()
+                    .add_service(FleetServiceServer::new(service))
+                    .serve_with_incoming(TcpListenerStream::new(listener));
+                tokio::select! {
+                    served = serve => served.unwrap(),
+                    // The sender is dropped with the fake.
+                    _ = stopped => {}
+                }
+            });
+        });
+        let address = told.recv().unwrap().to_string();
+        Fake {
+            url: format!("http://{address}"),
+            address,
+            world,
+            _stop: stop,
+        }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// The calls so far; forgets them.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.world().calls)
+    }
+}
+
+/// An error as a scheduler sends it.
+pub(crate) fn error(code: Code, message: &str, reason: &str, next: &str) -> Status {
+    let info = HashMap::from([("next_step".to_owned(), next.to_owned())]);
+    Status::with_error_details(
+        code,
+        message,
+        ErrorDetails::with_error_info(reason, "longshore", info),
+    )
+}
+
+fn not_found(kind: &str, name: impl std::fmt::Display) -> Status {
+    error(
+        Code::NotFound,
+        &format!("no {kind} is called {name}"),
+        &format!("{kind}_not_found"),
+        &format!("list them: longshore {kind} list"),
+    )
+}
+
+struct Service(Arc<Mutex<World>>);
+
+impl Service {
+    fn enter(&self, call: &'static str) -> Result<MutexGuard<'_, World>, Status> {
+        let mut world = self.0.lock().unwrap();
+        if let Some(faults) = world.faults.get_mut(call)
+            && !faults.is_empty()
+        {
+            return Err(faults.remove(0));
+        }
+        Ok(world)
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn reply<T>(message: T) -> Reply<T> {
+    Ok(Response::new(message))
+}
+
+/// A page of `all`; the token is the position.
+fn page<T: Clone>(all: &[T], size: u32, token: &str) -> (Vec<T>, String) {
+    let start: usize = token.parse().unwrap_or(0);
+    let size = if size == 0 { 100 } else { size.min(1_000) } as usize;
+    let items: Vec<T> = all.iter().skip(start).take(size).cloned().collect();
+    let end = start + items.len();
+    let next = if end < all.len() {
+        end.to_string()
+    } else {
+        String::new()
+    };
+    (items, next)
+}
+
+fn find_runner(world: &World, name: &str) -> Result<Runner, Status> {
+    let hits: Vec<_> = world
+        .runners
+        .iter()
+        .filter(|r| r.name.starts_with(name) || r.container_id.starts_with(name))
+        .collect();
+    match hits.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => Err(not_found("runner", name)),
+        _ => Err(error(
+            Code::InvalidArgument,
+            &format!("{name} is the beginning of {} runners", hits.len()),
+            "ambiguous_name",
+            "give more of the name",
+        )),
+    }
+}
+
+fn find_node(world: &mut World, name: &str) -> Result<Node, Status> {
+    let node = world.nodes.iter().find(|n| n.name == name).cloned();
+    node.ok_or_else(|| not_found("node", name))
+}
+
+#[tonic::async_trait]
+impl FleetService for Service {
+    type StreamRunnerLogsStream = Streamed<StreamRunnerLogsResponse>;
+    type WatchFleetStream = Streamed<WatchFleetResponse>;
+
+    async fn start_autoscaler(
+        &self,
+        request: Request<StartAutoscalerRequest>,
+    ) -> Reply<StartAutoscalerResponse> {
+        let mut world = self.enter("start_autoscaler")?;
+        let request = request.into_inner();
+        world.calls.push(Call::Start(request.clone()));
+        let was_running = world.status.running;
+        world.status.running |= !request.validate_only;
+        reply(StartAutoscalerResponse {
+            settings: request.settings,
+            was_running,
+        })
+    }
+
+    async fn stop_autoscaler(
+        &self,
+        request: Request<StopAutoscalerRequest>,
+    ) -> Reply<StopAutoscalerResponse> {
+        let mut world = self.enter("stop_autoscaler")?;
+        world.calls.push(Call::Stop(request.into_inner()));
+        let was_running = std::mem::take(&mut world.status.running);
+        reply(StopAutoscalerResponse { was_running })
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Reply<GetStatusResponse> {
+        let mut world = self.enter("get_status")?;
+        world.calls.push(Call::Status);
+        reply(world.status.clone())
+    }
+
+    async fn list_workflow_queues(
+        &self,
+        request: Request<ListWorkflowQueuesRequest>,
+    ) -> Reply<ListWorkflowQueuesResponse> {
+        let world = self.enter("list_workflow_queues")?;
+        let r = request.into_inner();
+        let prefix = format!("{}/", r.owner);
+        let all: Vec<_> = world
+            .queues
+            .iter()
+            .filter(|q| r.owner.is_empty() || q.repo.starts_with(&prefix))
+            .cloned()
+            .collect();
+        let (queues, next_page_token) = page(&all, r.page_size, &r.page_token);
+        reply(ListWorkflowQueuesResponse {
+            queues,
+            next_page_token,
+            filtered: world.filtered.clone(),
+        })
+    }
+
+    async fn list_jobs(&self, request: Request<ListJobsRequest>) -> Reply<ListJobsResponse> {
+        let mut world = self.enter("list_jobs")?;
+        let r = request.into_inner();
+        world.calls.push(Call::Jobs(r.clone()));
+        let all: Vec<_> = world
+            .jobs
+            .iter()
+            .filter(|j| r.repo.is_empty() || j.repo == r.repo)
+            .filter(|j| r.state.is_empty() || j.state == r.state)
+            .cloned()
+            .collect();
+        let (jobs, next_page_token) = page(&all, r.page_size, &r.page_token);
+        reply(ListJobsResponse {
+            jobs,
+            next_page_token,
+        })
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Reply<GetJobResponse> {
+        let world = self.enter("get_job")?;
+        let id = request.into_inner().id;
+        let job = world.jobs.iter().find(|j| j.id == id).cloned();
+        let job = job.ok_or_else(|| not_found("job", id))?;
+        reply(GetJobResponse { job: Some(job) })
+    }
+
+    async fn explain_job(&self, request: Request<ExplainJobRequest>) -> Reply<ExplainJobResponse> {
+        let world = self.enter("explain_job")?;
+        let id = request.into_inner().id;
+        let found = world.explanations.get(&id).cloned();
+        reply(found.ok_or_else(|| not_found("job", id))?)
+    }
+
+    async fn provision_runners(
+        &self,
+        request: Request<ProvisionRunnersRequest>,
+    ) -> Reply<ProvisionRunnersResponse> {
+        let mut world = self.enter("provision_runners")?;
+        let request = request.into_inner();
+        world.calls.push(Call::Provision(request.clone()));
+        if !request.repo.is_empty() && !world.queues.iter().any(|q| q.repo == request.repo) {
+            return Err(error(
+                Code::NotFound,
+                &format!("repository {} is not watched", request.repo),
+                "repository_not_found",
+                "list them: longshore runner list-workflows",
+            ));
+        }
+        reply(ProvisionRunnersResponse {
+            provisioned: world.provisioned.clone(),
+        })
+    }
+
+    async fn list_runners(
+        &self,
+        request: Request<ListRunnersRequest>,
+    ) -> Reply<ListRunnersResponse> {
+        let world = self.enter("list_runners")?;
+        let r = request.into_inner();
+        let all: Vec<_> = world
+            .runners
+            .iter()
+            .filter(|x| r.include_finished || x.status != "exited")
+            .filter(|x| r.repo.is_empty() || x.repo == r.repo)
+            .filter(|x| r.node.is_empty() || x.node == r.node)
+            .cloned()
+            .collect();
+        let (runners, next_page_token) = page(&all, r.page_size, &r.page_token);
+        reply(ListRunnersResponse {
+            runners,
+            next_page_token,
+        })
+    }
+
+    async fn get_runner(&self, request: Request<GetRunnerRequest>) -> Reply<GetRunnerResponse> {
+        let world = self.enter("get_runner")?;
+        let runner = find_runner(&world, &request.into_inner().name)?;
+        reply(GetRunnerResponse {
+            runner: Some(runner),
+        })
+    }
+
+    async fn stop_runner(&self, request: Request<StopRunnerRequest>) -> Reply<StopRunnerResponse> {
+        let mut world = self.enter("stop_runner")?;
+        let request = request.into_inner();
+        world.calls.push(Call::StopRunner(request.clone()));
+        let mut runner = find_runner(&world, &request.name)?;
+        let job_cancelled = runner.status == "busy";
+        runner.status = "stopping".into();
+        reply(StopRunnerResponse {
+            runner: Some(runner),
+            job_cancelled,
+        })
+    }
+
+    async fn stream_runner_logs(
+        &self,
+        request: Request<StreamRunnerLogsRequest>,
+    ) -> Reply<Self::StreamRunnerLogsStream> {
+        let mut world = self.enter("stream_runner_logs")?;
+        let request = request.into_inner();
+        world.calls.push(Call::Logs(request.clone()));
+        let runner = find_runner(&world, &request.name)?;
+        let chunks = world.logs.get(&runner.name).cloned().unwrap_or_default();
+        let stream = tokio_stream::iter(chunks.into_iter().map(Ok));
+        if request.follow {
+            return reply(Box::pin(stream.chain(tokio_stream::pending())));
+        }
+        reply(Box::pin(stream))
+    }
+
+    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Reply<ListNodesResponse> {
+        let world = self.enter("list_nodes")?;
+        let r = request.into_inner();
+        let (nodes, next_page_token) = page(&world.nodes, r.page_size, &r.page_token);
+        reply(ListNodesResponse {
+            nodes,
+            next_page_token,
+        })
+    }
+
+    async fn get_node(&self, request: Request<GetNodeRequest>) -> Reply<GetNodeResponse> {
+        let mut world = self.enter("get_node")?;
+        let node = find_node(&mut world, &request.into_inner().name)?;
+        reply(GetNodeResponse { node: Some(node) })
+    }
+
+    async fn cordon_node(&self, request: Request<CordonNodeRequest>) -> Reply<CordonNodeResponse> {
+        let mut world = self.enter("cordon_node")?;
+        let mut node = find_node(&mut world, &request.into_inner().name)?;
+        node.state = "cordoned".into();
+        reply(CordonNodeResponse { node: Some(node) })
+    }
+
+    async fn uncordon_node(
+        &self,
+        request: Request<UncordonNodeRequest>,
+    ) -> Reply<UncordonNodeResponse> {
+        let mut world = self.enter("uncordon_node")?;
+        let node = find_node(&mut world, &request.into_inner().name)?;
+        reply(UncordonNodeResponse { node: Some(node) })
+    }
+
+    async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Reply<DrainNodeResponse> {
+        let mut world = self.enter("drain_node")?;
+        let request = request.into_inner();
+        world.calls.push(Call::Drain(request.clone()));
+        let mut node = find_node(&mut world, &request.name)?;
+        node.state = "draining".into();
+        reply(DrainNodeResponse { node: Some(node) })
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Reply<RemoveNodeResponse> {
+        let mut world = self.enter("remove_node")?;
+        find_node(&mut world, &request.into_inner().name)?;
+        reply(RemoveNodeResponse {})
+    }
+
+    async fn list_pools(&self, request: Request<ListPoolsRequest>) -> Reply<ListPoolsResponse> {
+        let world = self.enter("list_pools")?;
+        let r = request.into_inner();
+        let (pools, next_page_token) = page(&world.pools, r.page_size, &r.page_token);
+        reply(ListPoolsResponse {
+            pools,
+            next_page_token,
+        })
+    }
+
+    async fn set_pool(&self, request: Request<SetPoolRequest>) -> Reply<SetPoolResponse> {
+        let mut world = self.enter("set_pool")?;
+        let request = request.into_inner();
+        world.calls.push(Call::SetPool(Box::new(request.clone())));
+        reply(SetPoolResponse { pool: request.pool })
+    }
+
+    async fn delete_pool(&self, request: Request<DeletePoolRequest>) -> Reply<DeletePoolResponse> {
+        let world = self.enter("delete_pool")?;
+        let name = request.into_inner().name;
+        if !world.pools.iter().any(|p| p.name == name) {
+            return Err(not_found("pool", name));
+        }
+        reply(DeletePoolResponse {})
+    }
+
+    async fn set_share(&self, request: Request<SetShareRequest>) -> Reply<SetShareResponse> {
+        let mut world = self.enter("set_share")?;
+        world.calls.push(Call::SetShare(request.into_inner()));
+        reply(SetShareResponse {})
+    }
+
+    async fn watch_fleet(&self, _: Request<WatchFleetRequest>) -> Reply<Self::WatchFleetStream> {
+        Err(Status::unimplemented("no command watches"))
+    }
+}
