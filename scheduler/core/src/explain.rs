@@ -1,6 +1,15 @@
 //! Why a job waits, per node and pool, and what would unblock it.
 
-use crate::model::{JobId, NodeName, PoolName, UtcMillis};
+use std::collections::BTreeMap;
+
+use crate::{
+    admission::{refusal, source},
+    feasible::{clamp, grants, proven_labels, request},
+    fleet::Fleet,
+    labels::{Signature, is_gpu},
+    model::{JobId, JobPhase, NodeName, Now, Pool, PoolName, Resources, UtcMillis},
+    state::{Job, Node},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
@@ -89,4 +98,534 @@ impl ReasonCode {
             Self::WaitsItsTurn => "waits_its_turn",
         }
     }
+}
+
+impl Reason {
+    fn new(code: ReasonCode, detail: impl Into<String>, unblocked_by: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            unblocked_by: unblocked_by.into(),
+        }
+    }
+}
+
+impl Fleet {
+    pub(crate) fn explained(&self, id: JobId, now: Now) -> Option<Explanation> {
+        let job = self.jobs.get(&id)?;
+        let mut explanation = Explanation {
+            job: id,
+            reason: ReasonCode::NotQueued,
+            summary: String::new(),
+            next_step: String::new(),
+            not_before: None,
+            nodes: Vec::new(),
+            pools: Vec::new(),
+        };
+        if job.phase() != JobPhase::Queued {
+            let (summary, next_step) = not_queued(job);
+            explanation.summary = summary;
+            explanation.next_step = next_step;
+            return Some(explanation);
+        }
+        let folded = crate::labels::fold(&job.seen.labels);
+        if folded.is_empty() {
+            return Some(explanation.because(Reason::new(
+                ReasonCode::NoLabels,
+                "the job names no labels, for example because it names only a runner group",
+                "give the job a label in runs-on",
+            )));
+        }
+        let signature = Signature::unindexed(folded);
+        let mut serving: Option<Pool> = None;
+        for pool in self.pools_in_order() {
+            let reasons: Vec<Reason> = refusal(
+                &pool,
+                &signature,
+                &job.seen.repository,
+                source(&job.seen.origin, &job.seen.repository),
+            )
+            .into_iter()
+            .collect();
+            if reasons.is_empty() && serving.is_none() {
+                serving = Some(pool.clone());
+            }
+            explanation.pools.push((pool.name.clone(), reasons));
+        }
+        let asked = serving.clone().or_else(|| self.pools_in_order().pop())?;
+        for node in self.nodes() {
+            let reasons = self.node_reasons(node, &signature, &asked, now);
+            explanation.nodes.push((node.name.clone(), reasons));
+        }
+        let deciding = self.deciding(job, &signature, serving.as_ref(), &explanation, now);
+        let not_before = match deciding.code {
+            ReasonCode::RateLimited => self
+                .budgets
+                .get(&job.seen.credential)
+                .and_then(|budget| budget.limited_until),
+            ReasonCode::ScopeResting | ReasonCode::CredentialProblem => {
+                self.rests.get(&job.seen.scope).map(|rest| rest.until)
+            }
+            _ => None,
+        };
+        explanation.not_before = not_before;
+        Some(explanation.because(deciding))
+    }
+
+    /// The one reason that answers first: what would have to change before any
+    /// other reason matters.
+    fn deciding(
+        &self,
+        job: &Job,
+        signature: &Signature,
+        pool: Option<&Pool>,
+        explanation: &Explanation,
+        now: Now,
+    ) -> Reason {
+        if let Some(reason) = self.on_its_way(job) {
+            return reason;
+        }
+        if !self.autoscaler.running {
+            return Reason::new(
+                ReasonCode::AutoscalerStopped,
+                "scaling is stopped; running jobs finish, new ones wait",
+                "start it: longshore runner start",
+            );
+        }
+        let Some(pool) = pool else {
+            return explanation
+                .pools
+                .iter()
+                .flat_map(|(_, reasons)| reasons)
+                .max_by_key(|reason| reason.code != ReasonCode::MissingLabel)
+                .cloned()
+                .unwrap_or_else(|| {
+                    Reason::new(
+                        ReasonCode::NoPool,
+                        "no pool serves this job",
+                        "add a pool that offers its labels",
+                    )
+                });
+        };
+        if self.nodes_by_name.is_empty() {
+            return Reason::new(
+                ReasonCode::NoNodes,
+                "no node has joined the fleet yet",
+                "start longshore-agent on a machine",
+            );
+        }
+        // Never possible comes before not now.
+        let lasting = |reason: &Reason| {
+            matches!(
+                reason.code,
+                ReasonCode::MissingLabel
+                    | ReasonCode::NoGpu
+                    | ReasonCode::TooBig
+                    | ReasonCode::MissingProperty
+            )
+        };
+        let possible: Vec<_> = explanation
+            .nodes
+            .iter()
+            .filter(|(_, reasons)| !reasons.iter().any(lasting))
+            .collect();
+        if possible.is_empty() {
+            return self.never(signature, explanation);
+        }
+        if let Some(rest) = self.rests.get(&job.seen.scope)
+            && rest.until > now.utc
+        {
+            let problem = self
+                .budgets
+                .get(&job.seen.credential)
+                .and_then(|budget| budget.problem.clone());
+            return match problem {
+                Some(problem) => Reason::new(
+                    ReasonCode::CredentialProblem,
+                    format!(
+                        "GitHub refuses to register runners for {}: {problem}",
+                        job.seen.scope
+                    ),
+                    "give the credential the permission GitHub names, then wait for the next try",
+                ),
+                None => Reason::new(
+                    ReasonCode::ScopeResting,
+                    format!(
+                        "registering runners for {} failed: {}",
+                        job.seen.scope, rest.detail
+                    ),
+                    "nothing: it is tried again by itself",
+                ),
+            };
+        }
+        let limited = self
+            .budgets
+            .get(&job.seen.credential)
+            .and_then(|budget| budget.limited_until)
+            .filter(|until| *until > now.utc);
+        if limited.is_some() {
+            return Reason::new(
+                ReasonCode::RateLimited,
+                format!("GitHub limits the credential {}", job.seen.credential),
+                "nothing: it goes on by itself when the limit ends",
+            );
+        }
+        if let Some(rest) = self.images.get(&(pool.image.clone(), None))
+            && rest.until > now.utc
+        {
+            return Reason::new(
+                ReasonCode::ImageUnavailable,
+                format!(
+                    "the image {} does not start anywhere: {}",
+                    pool.image, rest.detail
+                ),
+                "make the image available, or name another one for the pool",
+            );
+        }
+        if let Some(reason) = self.at_maximum(job, pool) {
+            return reason;
+        }
+        if possible.iter().any(|(_, reasons)| reasons.is_empty()) {
+            return Reason::new(
+                ReasonCode::WaitsItsTurn,
+                "there is room, and registrations are made in fair order within GitHub's budget",
+                "nothing: its turn comes by itself",
+            );
+        }
+        possible
+            .iter()
+            .flat_map(|(_, reasons)| reasons)
+            .min_by_key(|reason| (reason.code != ReasonCode::NoCapacity, reason.code))
+            .cloned()
+            .unwrap_or_else(|| {
+                Reason::new(
+                    ReasonCode::NoCapacity,
+                    "every node that could run it is full",
+                    "wait for a runner to finish, or add a node",
+                )
+            })
+    }
+
+    /// A runner that serves this demand exists; whose job it takes is GitHub's choice.
+    fn on_its_way(&self, job: &Job) -> Option<Reason> {
+        let unit = self.unit_of(job)?;
+        let group = &self.demand.groups[self.demand.units[unit as usize].group as usize];
+        let ready = group.supply + group.borrowed;
+        if ready == 0 || group.need() > 0 && self.demand.units[unit as usize].cover == 0 {
+            return None;
+        }
+        Some(Reason::new(
+            ReasonCode::RunnerOnItsWay,
+            format!(
+                "{ready} runner(s) for {} with these labels are starting or idle for {} waiting \
+                 job(s); which job a runner takes is GitHub's choice",
+                job.seen.scope, group.runnable
+            ),
+            "nothing: GitHub hands it over when a runner listens; if it stays, check that the \
+             runner group allows the repository",
+        ))
+    }
+
+    fn never(&self, signature: &Signature, explanation: &Explanation) -> Reason {
+        let missing = self.missing_label(&signature.labels);
+        if let Some(label) = missing {
+            return Reason::new(
+                ReasonCode::MissingLabel,
+                format!("no node proves the label {label}"),
+                format!("add a node that proves {label}, or change the job's runs-on"),
+            );
+        }
+        explanation
+            .nodes
+            .iter()
+            .flat_map(|(_, reasons)| reasons)
+            .find(|reason| {
+                matches!(
+                    reason.code,
+                    ReasonCode::NoGpu | ReasonCode::TooBig | ReasonCode::MissingProperty
+                )
+            })
+            .cloned()
+            .unwrap_or_else(|| {
+                Reason::new(
+                    ReasonCode::MissingLabel,
+                    "no single node has all the labels the job asks for",
+                    "add a node with all of them, or change the job's runs-on",
+                )
+            })
+    }
+
+    fn at_maximum(&self, job: &Job, pool: &Pool) -> Option<Reason> {
+        let maximum = self.max_runners();
+        if maximum > 0 && self.runners.len() >= maximum as usize {
+            return Some(Reason::new(
+                ReasonCode::FleetMaximum,
+                format!("the fleet runs its maximum of {maximum} runners"),
+                "wait for one to finish, or raise max_runners",
+            ));
+        }
+        let live = self
+            .runners
+            .values()
+            .filter(|runner| runner.placed.pool == pool.name)
+            .count();
+        if pool.maximum > 0 && live >= pool.maximum as usize {
+            return Some(Reason::new(
+                ReasonCode::PoolMaximum,
+                format!(
+                    "pool {} runs its maximum of {} runners",
+                    pool.name, pool.maximum
+                ),
+                "wait for one to finish, or raise the pool's maximum",
+            ));
+        }
+        let name = job.seen.repository.full_name().to_lowercase();
+        let tenant = self.demand.known_tenant(&name)?;
+        let owner = &self.demand.owners[tenant.owner as usize].account;
+        [&tenant.account, owner]
+            .into_iter()
+            .find(|account| account.is_full())
+            .map(|account| {
+                Reason::new(
+                    ReasonCode::ShareMaximum,
+                    format!(
+                        "{} runs its maximum of {} runners",
+                        account.name, account.maximum
+                    ),
+                    "wait for one to finish, or raise the share's maximum",
+                )
+            })
+    }
+
+    /// Every reason why this node does not take a runner for the job now.
+    fn node_reasons(
+        &self,
+        node: &Node,
+        signature: &Signature,
+        pool: &Pool,
+        now: Now,
+    ) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let labels = proven_labels(node);
+        for label in signature.labels.iter() {
+            if labels.contains(label) || grants(pool, label) {
+                continue;
+            }
+            reasons.push(if is_gpu(label) {
+                Reason::new(
+                    ReasonCode::NoGpu,
+                    format!("the job asks for {label} and no container saw a GPU here"),
+                    "install the driver and the container toolkit; the node proves it by itself",
+                )
+            } else {
+                Reason::new(
+                    ReasonCode::MissingLabel,
+                    format!("the node does not prove the label {label}"),
+                    format!("a node that proves {label}"),
+                )
+            });
+        }
+        for property in pool
+            .required_properties
+            .difference(&node.capability.properties)
+        {
+            reasons.push(Reason::new(
+                ReasonCode::MissingProperty,
+                format!(
+                    "pool {} requires {property}, which this node does not guarantee",
+                    pool.name
+                ),
+                format!("make the node guarantee {property}, or do not require it"),
+            ));
+        }
+        let wanted = request(pool, signature.wants_gpu);
+        if wanted.gpus as usize > node.proven_gpus() {
+            reasons.push(Reason::new(
+                ReasonCode::NoGpu,
+                format!(
+                    "needs {} GPU(s), the node proved {}",
+                    wanted.gpus,
+                    node.proven_gpus()
+                ),
+                "a node with enough proven GPUs",
+            ));
+        } else if node.capability.capacity.cpu_millis == 0
+            || node.capability.capacity.memory_bytes == 0
+        {
+            reasons.push(Reason::new(
+                ReasonCode::TooBig,
+                "the node offers no CPU or no memory",
+                "give the agent CPU and memory to offer",
+            ));
+        } else {
+            reasons.extend(no_capacity(node, wanted));
+        }
+        if !node.is_reachable() {
+            reasons.push(Reason::new(
+                ReasonCode::Unreachable,
+                "the node is silent; its capacity is held for the jobs that run on it",
+                "bring the node or its network back, or remove the node",
+            ));
+        }
+        if node.draining.is_some() {
+            reasons.push(Reason::new(
+                ReasonCode::Draining,
+                "the node is being drained",
+                format!("longshore node uncordon {}", node.name),
+            ));
+        } else if node.cordoned {
+            reasons.push(Reason::new(
+                ReasonCode::Cordoned,
+                "the node is cordoned",
+                format!("longshore node uncordon {}", node.name),
+            ));
+        }
+        for condition in &node.conditions {
+            match &condition.image {
+                None => reasons.push(Reason::new(
+                    ReasonCode::NodeCondition,
+                    format!("{}: {}", condition.kind, condition.detail),
+                    condition.next_step.clone(),
+                )),
+                Some(image) if *image == pool.image => reasons.push(Reason::new(
+                    ReasonCode::ImageUnavailable,
+                    condition.detail.clone(),
+                    condition.next_step.clone(),
+                )),
+                Some(_) => {}
+            }
+        }
+        let key = (pool.image.clone(), Some(node.name.clone()));
+        if let Some(rest) = self.images.get(&key)
+            && rest.until > now.utc
+        {
+            reasons.push(Reason::new(
+                ReasonCode::ImageUnavailable,
+                format!(
+                    "the image {} did not start here: {}",
+                    pool.image, rest.detail
+                ),
+                "nothing: it is tried again by itself",
+            ));
+        }
+        reasons
+    }
+
+    fn pools_in_order(&self) -> Vec<Pool> {
+        self.plans().into_iter().map(|plan| plan.pool).collect()
+    }
+
+    /// The first label of a set that no node proves and no pool grants: the
+    /// architecture before anything else, since it says most.
+    pub(crate) fn missing_label(&self, labels: &[String]) -> Option<String> {
+        let folded = crate::labels::fold(labels);
+        if folded.is_empty() {
+            return None;
+        }
+        let carried = |label: &str| {
+            self.nodes().any(|node| proven_labels(node).contains(label))
+                || self.pools.values().any(|entry| grants(&entry.pool, label))
+        };
+        let is_arch = |label: &&String| matches!(label.as_str(), "x64" | "x86" | "arm64" | "arm");
+        let missing = folded
+            .iter()
+            .filter(is_arch)
+            .chain(folded.iter().filter(|label| !is_arch(label)))
+            .find(|label| !carried(label))
+            .cloned();
+        if missing.is_some() {
+            return missing;
+        }
+        // Each label exists somewhere, but no node has them all.
+        let together = self.nodes().any(|node| {
+            let proven = proven_labels(node);
+            folded.iter().all(|label| {
+                proven.contains(label)
+                    || self.pools.values().any(|entry| grants(&entry.pool, label))
+            })
+        });
+        (!together).then(|| {
+            folded
+                .iter()
+                .find(is_arch)
+                .or_else(|| folded.iter().find(|label| *label != "self-hosted"))
+                .unwrap_or(&folded[0])
+                .clone()
+        })
+    }
+
+    /// Queued jobs per label set as GitHub spells it.
+    pub(crate) fn queued_by_labels(&self) -> BTreeMap<Vec<String>, u32> {
+        let mut counts: BTreeMap<&Vec<String>, u32> = BTreeMap::new();
+        for job in self.jobs.values() {
+            if job.phase() == JobPhase::Queued {
+                *counts.entry(&job.seen.labels).or_default() += 1;
+            }
+        }
+        counts
+            .into_iter()
+            .map(|(labels, count)| (labels.clone(), count))
+            .collect()
+    }
+}
+
+impl Explanation {
+    fn because(mut self, reason: Reason) -> Self {
+        self.reason = reason.code;
+        self.summary = reason.detail;
+        self.next_step = reason.unblocked_by;
+        self
+    }
+}
+
+fn not_queued(job: &Job) -> (String, String) {
+    match (job.phase(), &job.bound) {
+        (JobPhase::Waiting, _) => (
+            "GitHub holds it back: an approval, a deployment rule or a concurrency group"
+                .to_owned(),
+            "approve it at GitHub, or wait for the run before it".to_owned(),
+        ),
+        (JobPhase::InProgress, Some(bound)) => {
+            (format!("it runs on {}", bound.runner), "nothing".to_owned())
+        }
+        (JobPhase::InProgress, None) => ("it runs".to_owned(), "nothing".to_owned()),
+        (JobPhase::Completed, _) => ("it is over".to_owned(), "nothing".to_owned()),
+        (JobPhase::Queued, _) => ("it waits".to_owned(), "nothing".to_owned()),
+    }
+}
+
+fn no_capacity(node: &Node, wanted: Resources) -> Option<Reason> {
+    let need = clamp(wanted, node);
+    let free = node.free();
+    let clamped = if need == wanted {
+        ""
+    } else {
+        " (clamped to the node)"
+    };
+    let short = if node.free_slots() == Some(0) {
+        format!(
+            "runs its maximum of {} runners",
+            node.capability.max_runners
+        )
+    } else if free.cpu_millis < need.cpu_millis {
+        format!(
+            "needs {} thousandths of a core{clamped}, {} are free",
+            need.cpu_millis, free.cpu_millis
+        )
+    } else if free.memory_bytes < need.memory_bytes {
+        format!(
+            "needs {} MiB{clamped}, {} are free",
+            need.memory_bytes >> 20,
+            free.memory_bytes >> 20
+        )
+    } else if free.gpus < need.gpus {
+        format!("needs {} GPU(s), {} are free", need.gpus, free.gpus)
+    } else {
+        return None;
+    };
+    Some(Reason::new(
+        ReasonCode::NoCapacity,
+        short,
+        "wait for a runner on it to finish, or add a node",
+    ))
 }

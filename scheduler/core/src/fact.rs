@@ -198,6 +198,12 @@ pub enum Fact {
         node: NodeName,
         runners: Vec<RunnerName>,
     },
+    /// Where the numbering of a node's intents stands; written in snapshots only,
+    /// since between them it follows from the other facts.
+    IntentNumbered {
+        node: NodeName,
+        generation: Generation,
+    },
     /// What the fair share remembers of a subject; written in snapshots only,
     /// since between them it follows from `RunnerPlaced` and `JobBound`.
     /// Subject `""` is the fleet as a whole.

@@ -5,8 +5,32 @@
 //! facts. The shell commits the facts of a batch before it carries out what the
 //! state then owes.
 
+#![forbid(unsafe_code)]
+
+mod admission;
+mod apply;
+mod budget;
+mod capacity;
+mod decide;
+mod demand;
+mod drain;
 pub mod effect;
+pub mod entropy;
 pub mod explain;
 pub mod fact;
+mod feasible;
+mod fleet;
 pub mod input;
+mod invariants;
+mod labels;
 pub mod model;
+mod owed;
+mod place;
+mod reconcile;
+mod snapshot;
+mod state;
+mod timers;
+
+pub use entropy::Entropy;
+pub use fleet::Fleet;
+pub use state::{Budget, Foreign, Job, Node, Observed, PoolEntry, Queue, Runner, Share, Status};

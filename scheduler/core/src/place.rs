@@ -1,0 +1,189 @@
+//! Puts runners on nodes while somebody waits and somewhere is room.
+
+use crate::{
+    entropy::Entropy,
+    fact::{Fact, RunnerPlaced},
+    feasible::{ShapeIx, clamp},
+    fleet::Fleet,
+    model::{Now, PoolName, Resources, RunnerName},
+};
+
+/// GitHub refuses longer names (not documented; facts.md 1.4).
+const LONGEST_NAME: usize = 64;
+
+/// What a new runner is for.
+struct Need {
+    group: u32,
+    /// Oldest waiting job and its repository; `None` for an idle floor.
+    job: Option<(crate::model::JobId, u32)>,
+}
+
+impl Fleet {
+    /// Places until nothing more fits, nothing more is wanted or nothing more is
+    /// allowed. Jobs first, in fair order; idle floors after them.
+    pub(crate) fn schedule(&mut self, now: Now, entropy: &mut Entropy, facts: &mut Vec<Fact>) {
+        self.ensure_index();
+        self.settle_lending();
+        if !self.autoscaler.running {
+            return;
+        }
+        for ix in 0..self.demand.credentials.len() {
+            let entry = &self.demand.credentials[ix];
+            let available = self.available(&entry.name, entry.reserved);
+            self.demand.credentials[ix].available = available;
+        }
+        while self.may_place() {
+            let capacity = &self.capacity;
+            let picked = self.demand.pick(|demand, credential, shape| {
+                demand.credentials[credential as usize].available > 0
+                    && capacity.pools[capacity.shapes[shape as usize].pool as usize].has_room()
+                    && capacity.has_room(shape)
+            });
+            let Some(unit) = picked else {
+                break;
+            };
+            let unit = &self.demand.units[unit as usize];
+            let need = Need {
+                group: unit.group,
+                job: unit.jobs.first().map(|(_, job)| (*job, unit.tenant)),
+            };
+            if !self.place(now, entropy, &need, facts) {
+                break;
+            }
+        }
+        for at in 0..self.demand.floors.len() {
+            let group = self.demand.floors[at];
+            while self.may_place() {
+                let entry = &self.demand.groups[group as usize];
+                let wanted = entry.floor_need() > 0
+                    && !self.demand.scopes[entry.scope as usize].resting
+                    && self.demand.credentials[entry.credential as usize].available > 0
+                    && self.capacity.pools[entry.pool as usize].has_room()
+                    && self.capacity.has_room(entry.shape);
+                if !wanted || !self.place(now, entropy, &Need { group, job: None }, facts) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn may_place(&self) -> bool {
+        let maximum = self.max_runners();
+        (maximum == 0 || self.runners.len() < maximum as usize) && self.capacity.has_any_room()
+    }
+
+    pub(crate) fn settle_lending(&mut self) {
+        let (labels, capacity) = (&self.labels, &self.capacity);
+        self.demand.lend(|lender, borrower| {
+            let (a, b) = (
+                &capacity.pools[lender.pool as usize].pool,
+                &capacity.pools[borrower.pool as usize].pool,
+            );
+            labels.serves(lender.signature, borrower.signature)
+                && (lender.pool == borrower.pool
+                    || (a.runner_group == b.runner_group
+                        && a.profile == b.profile
+                        && a.repositories == b.repositories
+                        && a.public_repositories == b.public_repositories
+                        && a.fork_pull_requests == b.fork_pull_requests))
+        });
+    }
+
+    fn place(
+        &mut self,
+        now: Now,
+        entropy: &mut Entropy,
+        need: &Need,
+        facts: &mut Vec<Fact>,
+    ) -> bool {
+        let group = &self.demand.groups[need.group as usize];
+        let shape: ShapeIx = group.shape;
+        let Some(ix) = self.capacity.choose(shape) else {
+            return false;
+        };
+        let Some(node) = self.nodes[ix as usize].as_ref() else {
+            return false;
+        };
+        let shape = &self.capacity.shapes[shape as usize];
+        let request = self.capacity.requests[shape.request as usize];
+        let resources: Resources = clamp(request, node);
+        let gpu_uuids: Vec<String> = node
+            .free_gpus()
+            .take(resources.gpus as usize)
+            .map(str::to_owned)
+            .collect();
+        let plan = &self.capacity.pools[shape.pool as usize].pool;
+        let credential = group.credential;
+        let placed = RunnerPlaced {
+            runner: self.name(&plan.name_prefix, entropy),
+            node: node.name.clone(),
+            pool: PoolName(plan.name.0.clone()),
+            scope: self.demand.scopes[group.scope as usize].scope.clone(),
+            credential: self.demand.credentials[credential as usize].name.clone(),
+            labels: self.labels.get(group.signature).labels.to_vec(),
+            resources,
+            gpu_uuids,
+            image: plan.image.clone(),
+            profile: plan.profile.clone(),
+            network_mode: plan.network_mode.clone(),
+            platform: platform(
+                &node.capability.arch,
+                &self.labels.get(group.signature).labels,
+            ),
+            runner_group: plan.runner_group.clone(),
+            idle_timeout_ms: plan.idle_timeout.as_millis() as u64,
+            lifetime_ms: plan.lifetime.as_millis() as u64,
+            traceparent: need
+                .job
+                .and_then(|(job, _)| self.jobs.get(&job))
+                .and_then(|job| job.seen.traceparent.clone()),
+            job: need.job.map(|(job, _)| job),
+            repository: need
+                .job
+                .map(|(_, tenant)| self.demand.tenants[tenant as usize].account.name.clone()),
+            generation: self.next_generation(ix),
+            at: now.utc,
+        };
+        let available = &mut self.demand.credentials[credential as usize].available;
+        *available = available.saturating_sub(1);
+        self.emit(Fact::RunnerPlaced(Box::new(placed)), facts);
+        self.settle_lending();
+        true
+    }
+
+    fn name(&self, prefix: &str, entropy: &mut Entropy) -> RunnerName {
+        let mut start = self.name_prefix();
+        if !prefix.is_empty() {
+            start.push_str(prefix);
+            start.push('-');
+        }
+        start.truncate(LONGEST_NAME - 12);
+        loop {
+            let word = entropy.word();
+            let mut name = start.clone();
+            name.extend(word.iter().map(|byte| char::from(*byte)));
+            let name = RunnerName::new(name);
+            if !self.runners.contains_key(&name) && !self.orphans.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+}
+
+/// What the container engine calls the platform.
+fn platform(arch: &str, labels: &[String]) -> String {
+    let emulated = labels
+        .iter()
+        .find_map(|label| {
+            label
+                .strip_prefix("emulated-")
+                .or_else(|| label.strip_suffix("-emulated"))
+        })
+        .unwrap_or(arch);
+    match emulated {
+        "x64" => "linux/amd64".to_owned(),
+        "arm64" => "linux/arm64".to_owned(),
+        "arm" => "linux/arm/v7".to_owned(),
+        other => format!("linux/{other}"),
+    }
+}

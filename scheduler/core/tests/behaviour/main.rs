@@ -1,0 +1,5 @@
+//! Behaviour of the core, each test named after what it shows.
+
+mod jobs;
+mod lifecycle;
+mod world;
