@@ -23,6 +23,7 @@ mod world;
 pub use faults::{Delay, Faults, Limits, RunnerFields};
 pub use hooks::{DeliveryOutcome, Outgoing};
 pub use jit::RunnerKey;
+pub(crate) use jit::pkcs1_in_pkcs8;
 pub use model::{
     Delivery, Driver, Group, Hook, HookTarget, Job, JobState, OwnerKind, RemovedBy, Run, Runner,
     Scope, Status, Step, Visibility,
@@ -34,5 +35,6 @@ pub use spec::{
     RepoSpec, RunSpec, Simulate, StepSpec, TokenSpec, WebhookSpec,
 };
 pub use text::iso;
+pub(crate) use text::query_pairs;
 pub use view::{JobView, RunView, RunnerView, StepView, Summary, Until};
 pub use world::{SimError, World, WorldConfig};

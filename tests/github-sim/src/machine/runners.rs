@@ -384,6 +384,16 @@ impl World {
         }
     }
 
+    /// The runner a session belongs to.
+    pub(crate) fn session_owner(&self, session: &str) -> Option<u64> {
+        self.sessions.get(session).copied()
+    }
+
+    /// The open session of a runner.
+    pub(crate) fn session_of_runner(&self, id: u64) -> Option<Session> {
+        self.runners.get(&id).and_then(|r| r.session.clone())
+    }
+
     /// Whether a poll would bring something, without counting as one.
     pub(crate) fn runner_has_message(&self, session: &str) -> bool {
         let Some(r) = self
