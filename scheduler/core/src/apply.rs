@@ -353,6 +353,7 @@ impl Fleet {
                 credit,
             } => {
                 if subject.is_empty() {
+                    self.demand.wipe_shares();
                     self.demand.served = *served;
                 } else {
                     let account = if subject.contains('/') {
@@ -461,7 +462,30 @@ impl Fleet {
         };
         self.list_job(id, was.1 != JobPhase::Queued);
         if let Some(runner) = runner {
+            self.recharge(id, &runner);
             self.touch(Due::Runner(runner));
+        }
+    }
+
+    /// A repository was renamed while its job runs: the runner counts for the new name.
+    fn recharge(&mut self, id: JobId, name: &RunnerName) {
+        let (Some(job), Some(runner)) = (self.jobs.get(&id), self.runners.get(name)) else {
+            return;
+        };
+        if runner.job != Some(id) {
+            return;
+        }
+        let taker = job.seen.repository.full_name().to_lowercase();
+        let taker = self.demand.tenant(&taker);
+        if runner.charged == Some(taker) {
+            return;
+        }
+        if let Some(payer) = runner.charged {
+            self.demand.remove_live(payer);
+        }
+        self.demand.add_live(taker);
+        if let Some(runner) = self.runners.get_mut(name) {
+            runner.charged = Some(taker);
         }
     }
 
@@ -1285,7 +1309,10 @@ impl Runner {
 
     /// GitHub has not answered for it, and still may.
     pub(crate) fn awaits_registration(&self) -> bool {
-        self.registered.is_none() && self.stopping.is_none()
+        self.registered.is_none()
+            && self.stopping.is_none()
+            && self.job.is_none()
+            && !self.is_consumed()
     }
 }
 

@@ -255,7 +255,16 @@ impl Demand {
         fresh
     }
 
-    /// Forgets the fair share too: what a first sight of the fleet starts from.
+    pub(crate) fn wipe_shares(&mut self) {
+        let owners = self.owners.iter_mut().map(|owner| &mut owner.account);
+        let tenants = self.tenants.iter_mut().map(|tenant| &mut tenant.account);
+        for account in owners.chain(tenants) {
+            account.virtual_time = 0;
+            account.served = 0;
+            account.credit = 0;
+        }
+    }
+
     pub(crate) fn tenant(&mut self, folded: &str) -> TenantIx {
         if let Some(known) = self.tenant_ix.get(folded) {
             return *known;

@@ -206,7 +206,7 @@ pub enum Fact {
     },
     /// What the fair share remembers of a subject; written in snapshots only,
     /// since between them it follows from `RunnerPlaced` and `JobBound`.
-    /// Subject `""` is the fleet as a whole.
+    /// Subject `""` is the fleet as a whole, comes first and wipes the others.
     ShareServed {
         subject: String,
         /// Service received, divided by the weight.

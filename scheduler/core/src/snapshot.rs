@@ -222,43 +222,32 @@ impl Fleet {
     }
 
     fn snapshot_shares(&self, facts: &mut Vec<Fact>) {
-        let fact = |account: &crate::demand::Account, floor: u64| {
-            // Behind the one served last and asleep: like a newcomer.
-            let asleep = account.queued == 0 && account.virtual_time <= floor;
+        let fact = |account: &crate::demand::Account| {
             let blank = account.virtual_time == 0 && account.served == 0 && account.credit == 0;
-            (!blank && !(asleep && account.served == 0 && account.credit == 0)).then(|| {
-                Fact::ShareServed {
-                    subject: account.name.clone(),
-                    virtual_time: if asleep { 0 } else { account.virtual_time },
-                    served: account.served,
-                    credit: account.credit,
-                }
+            (!blank).then(|| Fact::ShareServed {
+                subject: account.name.clone(),
+                virtual_time: account.virtual_time,
+                served: account.served,
+                credit: account.credit,
             })
         };
         let demand = &self.demand;
-        let mut shares: Vec<Fact> = demand
-            .owners
-            .iter()
-            .filter_map(|owner| fact(&owner.account, demand.served))
-            .chain(demand.tenants.iter().filter_map(|tenant| {
-                let owner = &demand.owners[tenant.owner as usize].account;
-                fact(&tenant.account, owner.served)
-            }))
-            .collect();
+        let owners = demand.owners.iter().map(|owner| &owner.account);
+        let tenants = demand.tenants.iter().map(|tenant| &tenant.account);
+        let mut shares: Vec<Fact> = owners.chain(tenants).filter_map(fact).collect();
         shares.sort_by(|a, b| match (a, b) {
             (Fact::ShareServed { subject: a, .. }, Fact::ShareServed { subject: b, .. }) => {
                 a.cmp(b)
             }
             _ => std::cmp::Ordering::Equal,
         });
-        if demand.served > 0 || !shares.is_empty() {
-            shares.push(Fact::ShareServed {
-                subject: String::new(),
-                virtual_time: 0,
-                served: demand.served,
-                credit: 0,
-            });
-        }
+        // First: it wipes what placing the runners above has charged.
+        facts.push(Fact::ShareServed {
+            subject: String::new(),
+            virtual_time: 0,
+            served: demand.served,
+            credit: 0,
+        });
         facts.extend(shares);
     }
 }

@@ -2,4 +2,6 @@
 
 mod jobs;
 mod lifecycle;
+mod oracle;
+mod random;
 mod world;

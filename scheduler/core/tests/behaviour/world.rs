@@ -216,7 +216,11 @@ impl World {
             "invariants of the replay: {replayed:#?}"
         );
         let snapshot = self.fleet.snapshot();
-        assert_eq!(snapshot, self.replay.snapshot(), "facts replay differently");
+        same(
+            &snapshot,
+            &self.replay.snapshot(),
+            "facts replay differently",
+        );
         let mut rebuilt = Fleet::new("test");
         snapshot.iter().for_each(|fact| rebuilt.apply(fact));
         assert_eq!(
@@ -474,4 +478,20 @@ pub(crate) fn is_deregister(effect: &Effect) -> bool {
 
 pub(crate) fn is_intent(effect: &Effect) -> bool {
     matches!(effect, Effect::SendIntent { .. })
+}
+
+/// Two lists of facts are equal, or the first difference is shown.
+pub(crate) fn same(left: &[Fact], right: &[Fact], what: &str) {
+    if left != right {
+        let at = left
+            .iter()
+            .zip(right)
+            .position(|(a, b)| a != b)
+            .unwrap_or(left.len().min(right.len()));
+        panic!(
+            "{what} at {at}: {:?} against {:?}",
+            left.get(at),
+            right.get(at)
+        );
+    }
 }
