@@ -112,6 +112,7 @@ macro_rules! document {
 pub(crate) use document;
 
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the macro makes public documents")]
 mod tests {
     use super::*;
     use serde_json::json;

@@ -2,3 +2,7 @@
 
 mod calls;
 mod fake;
+mod network;
+mod receive;
+mod sweep;
+mod world;
