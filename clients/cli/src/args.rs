@@ -38,6 +38,7 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = "Everywhere",
         value_name = "URL",
         env = "LONGSHORE_ADDRESS",
         hide_env = true,
@@ -45,10 +46,17 @@ pub(crate) struct Global {
     )]
     pub(crate) scheduler: String,
     /// Longest wait for an answer, for example 30s
-    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
     /// How results are written [default: table]
-    #[arg(short, long, global = true, value_name = "FORMAT", value_enum)]
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FORMAT",
+        value_enum
+    )]
     pub(crate) output: Option<Format>,
 }
 

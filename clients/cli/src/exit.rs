@@ -27,6 +27,7 @@ Exit codes:
 
 Environment:
   LONGSHORE_ADDRESS  address of the scheduler, as --scheduler
+  LONGSHORE_HOME     folder of state of a fleet on this host, as --state-dir
   NO_COLOR           no colour; so does any output that is not a terminal";
 
 /// Why a command ended without doing what it was asked.

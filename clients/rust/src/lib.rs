@@ -5,8 +5,8 @@
 //! the first call does, and later calls reconnect by themselves.
 //!
 //! How a scheduler sends an error: a gRPC status whose message says what is
-//! wrong and, after `; `, what to do, with a `google.rpc.ErrorInfo` detail of domain `longshore`, a stable
-//! `reason` and the metadata key `next_step`.
+//! wrong and, after `; `, what to do; with a `google.rpc.ErrorInfo` detail of
+//! domain `longshore`, a stable `reason` and the metadata key `next_step`.
 
 mod builder;
 mod calls;
