@@ -171,6 +171,9 @@ impl World {
         v["created_at"] = json!(i.created_ms / 1000);
         v["updated_at"] = json!(i.created_ms / 1000);
         v["suspended_at"] = iso_or_null(i.suspended_ms);
+        if let Some(m) = v.as_object_mut() {
+            m.remove("client_id");
+        }
         v
     }
 
@@ -200,9 +203,6 @@ impl World {
         });
         let covered = self.covered_repositories(i);
         v["repositories"] = Value::Array(self.short_repositories(covered.into_iter()));
-        if action == "created" {
-            v["requester"] = Value::Null;
-        }
         v
     }
 

@@ -72,7 +72,17 @@ pub(crate) fn installations(w: &mut World, c: &Ctx) -> Answer {
         .installations
         .values()
         .filter(|i| i.app == id)
-        .map(|i| w.installation_json(&c.urls, i))
+        .map(|i| {
+            let mut v = w.installation_json(&c.urls, i);
+            // in this list, and only here, the specification asks for the fields of an enterprise as well
+            let account = &mut v["account"];
+            let login = account["login"].clone();
+            account["name"] = login.clone();
+            account["slug"] = login;
+            account["created_at"] = json!(iso(i.created_ms));
+            account["updated_at"] = json!(iso(i.created_ms));
+            v
+        })
         .collect();
     let (page, link) = w.page(c, &all);
     Ok(with_link(Response::json(200, &Value::Array(page)), link))
@@ -197,9 +207,10 @@ pub(crate) fn access_token(w: &mut World, c: &Ctx) -> Answer {
             _ => false,
         };
         if asked.iter().any(|(k, v)| !granted(k, v)) {
-            return Err(Response::invalid(
-                "The permissions requested are not granted to this installation.",
-                &["permissions"],
+            return Err(Response::invalid_field(
+                "InstallationToken",
+                "permissions",
+                "invalid",
             ));
         }
         permissions = asked;

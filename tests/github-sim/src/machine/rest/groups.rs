@@ -206,9 +206,10 @@ pub(crate) fn set_runner_permissions(w: &mut World, c: &Ctx) -> Answer {
             }
             Ok(Response::empty(204))
         }
-        _ => Err(Response::invalid(
-            "Invalid request.",
-            &["\"enabled_repositories\" is all, selected or none."],
+        _ => Err(Response::invalid_field(
+            "Organization",
+            "enabled_repositories",
+            "invalid",
         )),
     }
 }

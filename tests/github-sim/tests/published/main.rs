@@ -1,0 +1,6 @@
+//! The simulator against what GitHub publishes: OpenAPI, webhook schemas, examples.
+
+mod examples;
+mod schema;
+mod tour;
+mod webhooks;
