@@ -19,7 +19,7 @@ pub struct FactBatch {
 pub struct Fact {
     #[prost(
         oneof = "fact::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40"
     )]
     pub kind: ::core::option::Option<fact::Kind>,
 }
@@ -105,6 +105,8 @@ pub mod fact {
         ForeignSeen(super::ForeignSeen),
         #[prost(message, tag = "39")]
         ShareServed(super::ShareServed),
+        #[prost(message, tag = "40")]
+        IntentNumbered(super::IntentNumbered),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -751,6 +753,13 @@ pub struct ShareServed {
     pub served: u64,
     #[prost(uint32, tag = "4")]
     pub credit: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IntentNumbered {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub generation: ::core::option::Option<Generation>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -231,6 +231,7 @@ impl Patches {
             | Fact::ShareSet { .. }
             | Fact::DefaultsSet { .. }
             | Fact::ForeignSeen { .. }
+            | Fact::IntentNumbered { .. }
             | Fact::ShareServed { .. } => {}
         }
     }

@@ -258,6 +258,10 @@ pub(super) fn encode(fact: &Fact) -> stored::Fact {
             node: text(node.as_str()),
             runners: runners.iter().map(|r| text(r.as_str())).collect(),
         }),
+        Fact::IntentNumbered { node, generation } => Kind::IntentNumbered(stored::IntentNumbered {
+            node: text(node.as_str()),
+            generation: Some(v::generation(*generation)),
+        }),
         Fact::ShareServed {
             subject,
             virtual_time,
@@ -446,6 +450,10 @@ pub(super) fn decode(fact: stored::Fact) -> Result<Fact, Hole> {
         Kind::ForeignSeen(f) => Fact::ForeignSeen {
             node: NodeName::new(f.node),
             runners: f.runners.into_iter().map(RunnerName::new).collect(),
+        },
+        Kind::IntentNumbered(f) => Fact::IntentNumbered {
+            node: NodeName::new(f.node),
+            generation: v::generation_back(f.generation),
         },
         Kind::ShareServed(f) => Fact::ShareServed {
             subject: f.subject,

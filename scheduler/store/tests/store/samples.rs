@@ -55,9 +55,10 @@ fn kind(fact: &Fact) -> usize {
         Fact::RepositoryGone { .. } => 36,
         Fact::ForeignSeen { .. } => 37,
         Fact::ShareServed { .. } => 38,
+        Fact::IntentNumbered { .. } => 39,
     }
 }
-const KINDS: usize = 39;
+const KINDS: usize = 40;
 
 pub(crate) fn repository_scope() -> Scope {
     Scope::Repository {
@@ -394,7 +395,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             full_name: "mona/old".into(),
         },
         Fact::ForeignSeen {
-            node,
+            node: node.clone(),
             runners: vec![runner],
         },
         Fact::ShareServed {
@@ -402,6 +403,13 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             virtual_time: 1 << 50,
             served: 1 << 49,
             credit: 7,
+        },
+        Fact::IntentNumbered {
+            node,
+            generation: Generation {
+                epoch: 3,
+                counter: 12,
+            },
         },
     ];
     let kinds: Vec<_> = facts.iter().map(kind).collect();
