@@ -1,1 +1,29 @@
-//! The Longshore scheduler.
+//! The scheduler's shell: everything around the pure core that touches the world.
+//!
+//! ```text
+//! web, api, github ─► inbox ─► driver (the only writer) ─► store
+//!                                 │ committed facts          ▲ snapshots
+//!                                 ├─► view (all reads, watch, metrics)
+//!                                 └─► effects ─► GitHub, node streams ─► inbox
+//! ```
+//!
+//! The driver is generic over `ports`, so that the simulation runs it unchanged.
+
+pub mod api;
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod effects;
+pub mod housekeeping;
+pub mod hub;
+pub mod inbox;
+pub mod links;
+pub mod logs;
+pub mod metrics;
+pub mod ports;
+pub mod serve;
+pub mod systemd;
+pub mod telemetry;
+pub mod view;
+pub mod web;

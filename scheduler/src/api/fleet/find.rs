@@ -1,0 +1,160 @@
+//! One runner, job or node by what a caller typed.
+
+use longshore_proto::v1;
+use scheduler_core::model::{JobId, NodeName, RunnerName};
+use scheduler_store::RunnerRow;
+use tonic::Status;
+
+use super::Fleets;
+use crate::{
+    api::{convert, errors},
+    ports::{Demand, Store},
+};
+
+/// Shortest prefix that may stand for a name.
+const PREFIX: usize = 4;
+
+impl<S: Store, D: Demand> Fleets<S, D> {
+    /// A runner by name, container id, or an unambiguous prefix of either.
+    pub(super) async fn runner_row(&self, typed: &str) -> Result<RunnerRow, Status> {
+        let unknown = || {
+            errors::not_found(
+                "runner",
+                typed.escape_debug(),
+                "`longshore runner list-containers` lists them",
+            )
+        };
+        if typed.len() < PREFIX || typed.len() > 128 {
+            return Err(unknown());
+        }
+        let mut rows = self
+            .parts
+            .store
+            .runners_by_prefix(typed, 3)
+            .await
+            .map_err(|error| errors::store(&error))?;
+        let exact = rows.iter().position(|row| {
+            row.name.as_str() == typed || row.container_id.as_deref() == Some(typed)
+        });
+        match (exact, rows.len()) {
+            (Some(exact), _) => Ok(rows.swap_remove(exact)),
+            (None, 0) => Err(unknown()),
+            (None, 1) => Ok(rows.swap_remove(0)),
+            (None, _) => {
+                let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+                Err(errors::invalid(
+                    "name",
+                    format!("several runners begin like that: {}", names.join(", ")),
+                    "type more of the name",
+                ))
+            }
+        }
+    }
+
+    /// What readers see of it: the living runner, else its history.
+    pub(super) fn shown(&self, row: &RunnerRow) -> v1::Runner {
+        let live = self.parts.view.fleet(|fleet| {
+            let runner = fleet.runner(&row.name)?;
+            Some(convert::runner(fleet, runner))
+        });
+        let past = convert::runner_row(row);
+        match live {
+            // The store knows a repository and a start that memory may have let go.
+            Some(live) => v1::Runner {
+                repo: if live.repo.is_empty() {
+                    past.repo
+                } else {
+                    live.repo
+                },
+                started_at: live.started_at.or(past.started_at),
+                ..live
+            },
+            None => past,
+        }
+    }
+
+    pub(super) async fn runner(&self, typed: &str) -> Result<v1::Runner, Status> {
+        Ok(self.shown(&self.runner_row(typed).await?))
+    }
+
+    /// The history of the runner that took a job.
+    pub(super) async fn runner_of(&self, name: &str) -> Result<Option<RunnerRow>, Status> {
+        let rows = self.parts.store.runners_by_prefix(name, 1).await;
+        let rows = rows.map_err(|error| errors::store(&error))?;
+        Ok(rows.into_iter().find(|row| row.name.as_str() == name))
+    }
+
+    /// A job of now or before, with its runner's usage once that is known.
+    pub(super) async fn job(&self, id: u64) -> Result<v1::Job, Status> {
+        let now = self.now();
+        let live = self.parts.view.fleet(|fleet| {
+            let job = fleet.job(JobId(id))?;
+            let reason = convert::Reasons::default().of(fleet, job, now);
+            Some(convert::job(fleet, job, reason))
+        });
+        let row = self.parts.store.job(JobId(id)).await;
+        let row = row.map_err(|error| errors::store(&error))?;
+        let runner = match row
+            .as_ref()
+            .filter(|row| row.ours)
+            .and_then(|row| row.runner.as_deref())
+        {
+            Some(name) => self.runner_of(name).await?,
+            None => None,
+        };
+        let past = row.map(|row| convert::job_row(&row, runner.as_ref()));
+        match (live, past) {
+            (Some(live), Some(past)) => Ok(v1::Job {
+                node: if live.node.is_empty() {
+                    past.node
+                } else {
+                    live.node
+                },
+                usage: past.usage,
+                ..live
+            }),
+            (Some(job), None) | (None, Some(job)) => Ok(job),
+            (None, None) => Err(errors::not_found(
+                "job",
+                id,
+                "`longshore job list` lists them; ids are GitHub's job ids, not run ids",
+            )),
+        }
+    }
+
+    pub(super) async fn explain(&self, id: u64) -> Result<v1::ExplainJobResponse, Status> {
+        let job = self.job(id).await?;
+        let now = self.now();
+        let known = self.parts.view.fleet(|fleet| fleet.explain(JobId(id), now));
+        Ok(match known {
+            Some(explanation) => convert::explanation(&explanation, job),
+            // Only history knows it: it is over.
+            None => v1::ExplainJobResponse {
+                summary: format!("The job is {}: it waits for nothing.", job.state),
+                reason: "not_queued".to_owned(),
+                job: Some(job),
+                ..v1::ExplainJobResponse::default()
+            },
+        })
+    }
+
+    pub(super) fn node(&self, name: &str) -> Result<v1::Node, Status> {
+        let name = NodeName::new(name);
+        let vital = self.parts.vitals.of(&name);
+        self.parts
+            .view
+            .fleet(|fleet| Some(convert::node(fleet.node(&name)?, vital)))
+            .ok_or_else(|| {
+                errors::not_found(
+                    "node",
+                    name.as_str().escape_debug(),
+                    "`longshore node list` lists them",
+                )
+            })
+    }
+
+    /// The name of a living runner the core knows.
+    pub(super) fn is_live(&self, name: &RunnerName) -> bool {
+        self.parts.view.fleet(|fleet| fleet.runner(name).is_some())
+    }
+}

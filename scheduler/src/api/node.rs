@@ -1,0 +1,236 @@
+//! NodeService: the one stream to each agent, and its runners' output.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream, StreamExt, stream};
+use longshore_proto::v1::{
+    self, AttachRequest, AttachResponse, PushLogsRequest, PushLogsResponse, Registration, Welcome,
+    attach_request, attach_response, node_service_server::NodeService,
+};
+use scheduler_core::{
+    input::{Input, NodeAttached, NodeReported},
+    model::{NodeName, RunnerName},
+};
+use secrecy::ExposeSecret;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{convert, errors, report, vitals::Vitals};
+use crate::{
+    clock::utc,
+    inbox::Inbox,
+    links::{Links, Outbox, Outgoing},
+    logs::Logs,
+    view::View,
+};
+
+/// The first message must be there after this.
+const HELLO: Duration = Duration::from_secs(10);
+/// Time between two reports of a quiet node.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Leases of silence after which the stream itself is given up.
+const SILENT_LEASES: u32 = 3;
+
+/// What the service needs. Cheap to clone.
+#[derive(Clone)]
+pub struct Nodes {
+    pub inbox: Inbox,
+    pub view: View,
+    pub links: Arc<Links>,
+    pub logs: Logs,
+    pub vitals: Arc<Vitals>,
+}
+
+type Outgoings = Pin<Box<dyn Stream<Item = Result<AttachResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl NodeService for Nodes {
+    type AttachStream = Outgoings;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<AttachRequest>>,
+    ) -> Result<Response<Outgoings>, Status> {
+        let mut incoming = request.into_inner();
+        let hello = hello(&mut incoming).await?;
+        let node = report::node_name(&hello.node)
+            .map_err(|problem| errors::invalid("hello.node", problem, "rename it with --node"))?;
+        let highest = report::generation(hello.highest.as_ref()).map_err(|problem| {
+            errors::invalid("hello.highest", problem, "clear the agent's state folder")
+        })?;
+        let capability = hello.capability.unwrap_or_default();
+        let offset = self.heard(&node, Some(&capability), hello.node_time.as_ref());
+        let outbox = self.links.open(&node);
+        let session = outbox.session;
+        let attached = Input::NodeAttached(Box::new(NodeAttached {
+            node: node.clone(),
+            session,
+            highest,
+            capability: report::capability(&capability),
+            clock_offset_ms: offset,
+        }));
+        if self.inbox.submit(attached).await.is_err() {
+            self.links.close(&node, session);
+            return Err(errors::stopping());
+        }
+        tracing::info!(%node, session, version = %hello.agent_version, "node attached");
+        tokio::spawn(self.clone().listen(node, session, incoming));
+        Ok(Response::new(self.outgoing(outbox)))
+    }
+
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<PushLogsRequest>>,
+    ) -> Result<Response<PushLogsResponse>, Status> {
+        let mut pushed = request.into_inner();
+        while let Some(chunk) = pushed.message().await? {
+            let runner = RunnerName::new(&chunk.runner);
+            let known = self.view.fleet(|fleet| fleet.runner(&runner).is_some());
+            let logs = self.logs.clone();
+            let kept = tokio::task::spawn_blocking(move || {
+                // Only output of runners of ours, living or remembered, fills our disk.
+                if !known && !logs.exists(&chunk.runner) {
+                    return Ok(None);
+                }
+                let offset = chunk.offset;
+                logs.append(&chunk.runner, offset, &chunk.chunk, chunk.end)
+                    .map(Some)
+            })
+            .await;
+            match kept {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%runner, %error, "output of a runner was not kept");
+                }
+                Err(error) => tracing::error!(%runner, %error, "keeping output panicked"),
+            }
+        }
+        Ok(Response::new(PushLogsResponse {}))
+    }
+}
+
+/// The first message, which must be a Hello.
+async fn hello(incoming: &mut Streaming<AttachRequest>) -> Result<v1::Hello, Status> {
+    let first = tokio::time::timeout(HELLO, incoming.message())
+        .await
+        .map_err(|_| errors::invalid("hello", "it did not come in time", "attach again"))??;
+    match first.and_then(|first| first.message) {
+        Some(attach_request::Message::Hello(hello)) => Ok(hello),
+        _ => Err(errors::invalid(
+            "hello",
+            "the first message is not a Hello",
+            "use a longshore-agent of this release",
+        )),
+    }
+}
+
+impl Nodes {
+    /// Notes a node's word for people and returns its clock's offset in milliseconds.
+    fn heard(
+        &self,
+        node: &NodeName,
+        capability: Option<&v1::Capability>,
+        time: Option<&prost_types::Timestamp>,
+    ) -> i64 {
+        let now = utc();
+        let offset = time.map_or(0, |time| convert::millis(time) as i64 - now as i64);
+        self.vitals.heard(node, capability, now, offset);
+        offset
+    }
+
+    /// Reads reports until the stream ends; then the core hears that it did.
+    async fn listen(self, node: NodeName, session: u64, mut incoming: Streaming<AttachRequest>) {
+        let lease = self.view.fleet(|fleet| fleet.defaults().node_lease);
+        let patience = (lease * SILENT_LEASES).max(HELLO);
+        let why = loop {
+            // An older stream of the node ends when a newer one takes its place.
+            if self.session(&node) != Some(session) {
+                break "replaced by a newer stream".to_owned();
+            }
+            match tokio::time::timeout(patience, incoming.message()).await {
+                Err(_) => break "silent".to_owned(),
+                Ok(Err(status)) => break status.message().to_owned(),
+                Ok(Ok(None)) => break "closed by the node".to_owned(),
+                Ok(Ok(Some(request))) => {
+                    if let Some(attach_request::Message::Report(told)) = request.message
+                        && let Err(stop) = self.report(&node, session, told).await
+                    {
+                        break stop;
+                    }
+                }
+            }
+        };
+        tracing::info!(%node, session, why, "node's stream ended");
+        self.links.close(&node, session);
+        // Refused only when the driver is gone, and then nobody counts leases.
+        let _ = self.inbox.post(Input::NodeLost { node, session }).await;
+    }
+
+    fn session(&self, node: &NodeName) -> Option<u64> {
+        use crate::ports::NodeLink;
+        self.links.session(node)
+    }
+
+    async fn report(
+        &self,
+        node: &NodeName,
+        session: u64,
+        told: v1::NodeReport,
+    ) -> Result<(), String> {
+        if told.runners.len() > report::RUNNERS {
+            return Err(format!("a report of {} runners", told.runners.len()));
+        }
+        let offset = self.heard(node, told.capability.as_ref(), told.node_time.as_ref());
+        let reported = Input::NodeReported(Box::new(NodeReported {
+            node: node.clone(),
+            session,
+            accepted: report::generation(told.accepted.as_ref())?,
+            capability: told.capability.as_ref().map(report::capability),
+            conditions: report::conditions(&told.conditions),
+            runners: report::runners(&told.runners),
+            clock_offset_ms: offset,
+        }));
+        self.inbox
+            .post(reported)
+            .await
+            .map_err(|stopped| stopped.to_string())
+    }
+
+    /// Welcome first, then whatever the outbox holds.
+    fn outgoing(&self, outbox: Arc<Outbox>) -> Outgoings {
+        let (fleet, lease) = self
+            .view
+            .fleet(|fleet| (fleet.fleet_id().to_owned(), fleet.defaults().node_lease));
+        let welcome = AttachResponse {
+            message: Some(attach_response::Message::Welcome(Welcome {
+                fleet,
+                scheduler_version: env!("CARGO_PKG_VERSION").to_owned(),
+                heartbeat: Some(convert::span(HEARTBEAT.min(lease / 3))),
+                lease: Some(convert::span(lease)),
+                scheduler_time: Some(convert::time(utc())),
+            })),
+        };
+        let logs = self.logs.clone();
+        let rest = stream::unfold((outbox, logs), |(outbox, logs)| async move {
+            let next = outbox.next().await?;
+            let message = message(&logs, next);
+            Some((Ok(message), (outbox, logs)))
+        });
+        stream::once(async { Ok(welcome) }).chain(rest).boxed()
+    }
+}
+
+fn message(logs: &Logs, outgoing: Outgoing) -> AttachResponse {
+    use attach_response::Message;
+    let message = match outgoing {
+        Outgoing::Intent(intent) => Message::Intent(report::intent(&intent, |runner| {
+            logs.taken(runner.as_str())
+        })),
+        Outgoing::Registration { runner, jit } => Message::Registration(Registration {
+            runner: runner.to_string(),
+            jit_config: jit.expose_secret().as_bytes().to_vec(),
+        }),
+    };
+    AttachResponse {
+        message: Some(message),
+    }
+}

@@ -1,0 +1,435 @@
+//! The composition root: everything is named once, started in order, and ended in order.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use longshore_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{fleet_service_server::FleetServiceServer, node_service_server::NodeServiceServer},
+};
+use scheduler_core::{
+    Entropy, Fleet,
+    input::{Command, Input},
+    model::{JobId, JobPhase},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_web::GrpcWebLayer;
+use tower::Layer;
+
+use crate::{
+    api::{
+        fleet::{Fleets, Parts as FleetParts},
+        node::Nodes,
+        vitals::Vitals,
+    },
+    clock::{SystemClock, utc},
+    config::Config,
+    driver::{Driver, DriverError, Parts, Recovered},
+    housekeeping,
+    inbox::{Inbox, inbox},
+    links::Links,
+    logs::Logs,
+    metrics::{CredentialLabel, Metrics},
+    ports::{Demand, GitHub, KnownJob, Source, Store},
+    serve::{Bounds, ListenError, Listener},
+    telemetry::trace,
+    view::{self, View},
+    web::{
+        self, WebhookBounds,
+        health::{self, Render, Stage},
+    },
+};
+
+/// Batches of the sweep that may wait for the driver.
+const SWEEPS: usize = 64;
+/// Time open requests get to end.
+const DRAIN: Duration = Duration::from_secs(3);
+
+const API: Bounds = Bounds {
+    connections: 4_096,
+    header_timeout: Duration::from_secs(10),
+    streams: 1_024,
+    keepalive: Duration::from_secs(20),
+};
+const NODES: Bounds = Bounds {
+    connections: 4_096,
+    header_timeout: Duration::from_secs(10),
+    streams: 64,
+    keepalive: Duration::from_secs(10),
+};
+const WEBHOOKS: Bounds = Bounds {
+    connections: 1_024,
+    header_timeout: Duration::from_secs(5),
+    streams: 128,
+    keepalive: Duration::from_secs(20),
+};
+
+/// Why the process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("cannot keep logs in {path}: {source}; check the folder's owner and free space")]
+    Logs {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("the operating system gave no randomness: {0}")]
+    Entropy(String),
+    #[error("reflection cannot be offered: {0}")]
+    Reflection(String),
+    #[error("the driver ended at once: {0}")]
+    Driver(String),
+}
+
+/// The three listeners, open before anything is served.
+pub struct Listeners {
+    api: Listener,
+    nodes: Listener,
+    webhooks: Listener,
+}
+
+/// Where the process listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub api: SocketAddr,
+    pub nodes: SocketAddr,
+    pub webhooks: SocketAddr,
+}
+
+impl Listeners {
+    /// Opens all three; refuses anything but loopback.
+    pub async fn bind(config: &Config) -> Result<Self, ListenError> {
+        let listen = &config.listen;
+        Ok(Self {
+            api: Listener::bind("the API", "api-listen", listen.api).await?,
+            nodes: Listener::bind("node agents", "node-listen", listen.nodes).await?,
+            webhooks: Listener::bind("webhooks", "webhook-listen", listen.webhooks).await?,
+        })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        Addresses {
+            api: self.api.address,
+            nodes: self.nodes.address,
+            webhooks: self.webhooks.address,
+        }
+    }
+}
+
+/// A scheduler at work.
+pub struct Running {
+    pub addresses: Addresses,
+    pub inbox: Inbox,
+    pub view: View,
+    pub metrics: Metrics,
+    stage: watch::Sender<Stage>,
+    links: Arc<Links>,
+    /// Listeners, sweeps and streams end by this ...
+    serving: CancellationToken,
+    /// ... and then the driver by this.
+    driving: CancellationToken,
+    servers: JoinSet<()>,
+    driver: JoinHandle<Result<(), DriverError>>,
+    view_task: JoinHandle<()>,
+}
+
+/// What a scheduler is made of. Tests bring a store and a GitHub of their own.
+pub struct Wiring<S, H> {
+    pub config: Config,
+    pub listeners: Listeners,
+    pub store: Arc<S>,
+    /// The state for the driver and the same for the view, from `Recovered::load`.
+    pub recovered: (Recovered, Fleet),
+    pub github: H,
+    pub webhook_bounds: WebhookBounds,
+    /// Settings were stored by `StartAutoscaler` before.
+    pub stored_settings: bool,
+}
+
+/// Recovers, configures and serves. Returns when every listener answers.
+pub async fn start<S, H>(wiring: Wiring<S, H>) -> Result<Running, StartError>
+where
+    S: Store,
+    H: GitHub + Demand + Source,
+{
+    let Wiring {
+        config,
+        listeners,
+        store,
+        recovered: (recovered, fleet),
+        github,
+        webhook_bounds,
+        stored_settings,
+    } = wiring;
+    let addresses = listeners.addresses();
+    let clock = SystemClock::new();
+    let metrics = Metrics::new();
+    let logs_path = config.state_dir.join("logs");
+    let logs = Logs::open(&logs_path).map_err(|source| StartError::Logs {
+        path: logs_path.display().to_string(),
+        source,
+    })?;
+    let known_jobs = open_jobs(&fleet);
+    let (sequence, snapshot) = (recovered.sequence, recovered.snapshot_sequence);
+    let view = View::new(fleet, sequence, metrics.clone());
+    let links = Arc::new(Links::default());
+    let (inbox, outlet) = inbox();
+    let (committed, facts) = mpsc::channel(view::BEHIND);
+    let driver = Driver::new(
+        recovered,
+        Parts {
+            store: Arc::clone(&store),
+            github: github.clone(),
+            link: Arc::clone(&links),
+            clock,
+            outlet,
+            view: committed,
+            entropy: entropy()?,
+            metrics: metrics.clone(),
+        },
+    );
+    let serving = CancellationToken::new();
+    let driving = CancellationToken::new();
+    let view_task = tokio::spawn(view.clone().run(facts, Arc::clone(&store), snapshot));
+    let driver = tokio::spawn(driver.run(driving.clone()));
+    configure(&inbox, &view, &config, stored_settings).await?;
+
+    let (settings, changes) = watch::channel(config.watch.clone());
+    let vitals = Arc::new(Vitals::default());
+    let nodes = Nodes {
+        inbox: inbox.clone(),
+        view: view.clone(),
+        links: Arc::clone(&links),
+        logs: logs.clone(),
+        vitals: Arc::clone(&vitals),
+    };
+    let fleets = Fleets::new(FleetParts {
+        store: Arc::clone(&store),
+        demand: github.clone(),
+        inbox: inbox.clone(),
+        view: view.clone(),
+        logs: logs.clone(),
+        links: Arc::clone(&links),
+        vitals,
+        clock: Arc::new(clock),
+        settings,
+        stop: serving.clone(),
+        started_at: utc(),
+    });
+    let (stage, stages) = watch::channel(Stage::Ready);
+    let webhooks = web::router(
+        github.clone(),
+        inbox.clone(),
+        metrics.clone(),
+        WebhookBounds {
+            rate: config.listen.webhook_rate,
+            ..webhook_bounds
+        },
+    );
+    let render = render(view.clone(), metrics.clone(), github.clone());
+    let api = api_router(fleets, health::router(stages, render)).await?;
+    let node_api = node_router(nodes).await;
+
+    let mut servers = JoinSet::new();
+    let stop = || serving.clone();
+    servers.spawn(listeners.api.serve(api, API, stop(), DRAIN));
+    servers.spawn(listeners.nodes.serve(node_api, NODES, stop(), DRAIN));
+    servers.spawn(listeners.webhooks.serve(webhooks, WEBHOOKS, stop(), DRAIN));
+    servers.spawn(housekeeping::run(
+        store,
+        view.clone(),
+        logs,
+        config.retention,
+        stop(),
+    ));
+    let (found, sweeps) = mpsc::channel(SWEEPS);
+    servers.spawn(github.watch(known_jobs, found, changes, stop()));
+    servers.spawn(take_in(sweeps, inbox.clone(), view.clone(), stop()));
+    Ok(Running {
+        addresses,
+        inbox,
+        view,
+        metrics,
+        stage,
+        links,
+        serving,
+        driving,
+        servers,
+        driver,
+        view_task,
+    })
+}
+
+impl Running {
+    /// Waits for the driver to end by itself, which it does only by a failure.
+    pub async fn failed(&mut self) -> String {
+        match (&mut self.driver).await {
+            Ok(Ok(())) => "the driver ended".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => format!("the driver panicked: {error}"),
+        }
+    }
+
+    /// Ends in order: listeners and streams, then the driver, then the view.
+    pub async fn shutdown(mut self) {
+        self.stage.send_replace(Stage::Stopping);
+        self.serving.cancel();
+        self.links.close_all();
+        while self.servers.join_next().await.is_some() {}
+        self.driving.cancel();
+        if !self.driver.is_finished()
+            && let Ok(Err(error)) = self.driver.await
+        {
+            tracing::error!(%error, "the driver did not end well");
+        }
+        if let Err(error) = self.view_task.await {
+            tracing::error!(%error, "the view did not end well");
+        }
+    }
+
+    /// Ends as a crash would: nothing is drained. For tests.
+    pub async fn kill(mut self) {
+        self.servers.abort_all();
+        self.driver.abort();
+        self.view_task.abort();
+        self.links.close_all();
+        while self.servers.join_next().await.is_some() {}
+        let _ = (self.driver.await, self.view_task.await);
+    }
+}
+
+fn entropy() -> Result<Entropy, StartError> {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| StartError::Entropy(error.to_string()))?;
+    Ok(Entropy::from_bytes(seed))
+}
+
+/// Jobs that are not over, for the sweep to ask about.
+fn open_jobs(fleet: &Fleet) -> Vec<KnownJob> {
+    fleet
+        .jobs()
+        .filter(|job| job.phase() < JobPhase::Completed)
+        .map(|job| KnownJob {
+            id: job.seen.id,
+            run_id: job.seen.run_id,
+            attempt: job.seen.attempt,
+            repository: job.seen.repository.clone(),
+        })
+        .collect()
+}
+
+/// Brings the state in line with the configuration before anything is served.
+async fn configure(
+    inbox: &Inbox,
+    view: &View,
+    config: &Config,
+    stored_settings: bool,
+) -> Result<(), StartError> {
+    let mut inputs = vec![Input::Command(Command::Configure {
+        pools: config.pools.clone(),
+        shares: config.shares.clone(),
+        defaults: Box::new(config.defaults.clone()),
+    })];
+    // Settings of the API live in the state too; flags given since stand over them.
+    if stored_settings && view.fleet(Fleet::is_running) {
+        inputs.push(Input::Command(Command::StartAutoscaler {
+            max_runners: Some(config.watch.max_runners),
+            image: Some(config.watch.image.clone()),
+        }));
+    }
+    let committed = inbox.submit(inputs).await;
+    let sequence = committed.map_err(|stopped| StartError::Driver(stopped.to_string()))?;
+    view.reached(sequence).await;
+    Ok(())
+}
+
+async fn api_router<S: Store, D: Demand>(
+    fleets: Fleets<S, D>,
+    health_routes: Router,
+) -> Result<Router, StartError> {
+    let (reporter, grpc_health) = tonic_health::server::health_reporter();
+    reporter
+        .set_serving::<FleetServiceServer<Fleets<S, D>>>()
+        .await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| StartError::Reflection(error.to_string()))?;
+    // grpc-web wraps each service: around the router it would answer plain GETs.
+    let routes = Routes::from(health_routes)
+        .add_service(GrpcWebLayer::new().layer(FleetServiceServer::new(fleets)))
+        .add_service(GrpcWebLayer::new().layer(grpc_health))
+        .add_service(reflection);
+    Ok(routes.prepare().into_axum_router())
+}
+
+async fn node_router(nodes: Nodes) -> Router {
+    let (reporter, grpc_health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<NodeServiceServer<Nodes>>().await;
+    Routes::new(NodeServiceServer::new(nodes))
+        .add_service(grpc_health)
+        .prepare()
+        .into_axum_router()
+}
+
+fn render<D: Demand>(view: View, metrics: Metrics, demand: D) -> Render {
+    Arc::new(move || {
+        metrics.sweeps.set(demand.sweep().iterations as i64);
+        for rate in demand.rates() {
+            let label = CredentialLabel {
+                credential: rate.credential.to_string(),
+                resource: rate.resource.clone(),
+            };
+            metrics
+                .github_remaining
+                .get_or_create(&label)
+                .set(rate.remaining as i64);
+            metrics
+                .github_limit
+                .get_or_create(&label)
+                .set(rate.limit as i64);
+        }
+        view.render_metrics(utc())
+    })
+}
+
+/// Hands the sweep's findings to the driver; a job seen for the first time begins a trace.
+async fn take_in(
+    mut sweeps: mpsc::Receiver<Vec<Input>>,
+    inbox: Inbox,
+    view: View,
+    stop: CancellationToken,
+) {
+    loop {
+        let mut inputs = tokio::select! {
+            inputs = sweeps.recv() => match inputs {
+                Some(inputs) => inputs,
+                None => return,
+            },
+            () = stop.cancelled() => return,
+        };
+        for input in &mut inputs {
+            if let Input::JobSeen(job) = input
+                && job.traceparent.is_none()
+                && is_new(&view, job.id)
+            {
+                let span = tracing::info_span!("sweep", otel.kind = "consumer", job = job.id.0);
+                job.traceparent = trace::traceparent(&span);
+            }
+        }
+        if inbox.post(inputs).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn is_new(view: &View, job: JobId) -> bool {
+    view.fleet(|fleet| fleet.job(job).is_none())
+}

@@ -1,0 +1,299 @@
+//! Every setting once: its key in the file, its flag, its default, its meaning.
+//!
+//! The environment name of a setting is `LONGSHORE_` and its flag in capitals.
+
+/// One setting.
+#[derive(Debug)]
+pub struct Key {
+    /// Dotted path in the TOML file.
+    pub path: &'static str,
+    /// Long flag without the dashes.
+    pub flag: &'static str,
+    /// Name of the value in `--help`.
+    pub value: &'static str,
+    /// Default as one would write it; `None`: unset.
+    pub default: Option<&'static str>,
+    /// May be given several times.
+    pub list: bool,
+    pub help: &'static str,
+}
+
+impl Key {
+    /// Name of the environment variable that sets it.
+    pub fn env(&self) -> String {
+        format!("LONGSHORE_{}", self.flag.replace('-', "_").to_uppercase())
+    }
+}
+
+const fn key(
+    path: &'static str,
+    flag: &'static str,
+    value: &'static str,
+    default: Option<&'static str>,
+    help: &'static str,
+) -> Key {
+    Key {
+        path,
+        flag,
+        value,
+        default,
+        list: false,
+        help,
+    }
+}
+
+const fn list(
+    path: &'static str,
+    flag: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Key {
+    Key {
+        path,
+        flag,
+        value,
+        default: None,
+        list: true,
+        help,
+    }
+}
+
+/// GitHub's own runner image. A pool or `--image` names another, best by digest.
+pub const DEFAULT_IMAGE: &str = "ghcr.io/actions/actions-runner:latest";
+
+/// All settings, in the order `--check-config` prints them.
+pub const KEYS: &[Key] = &[
+    key(
+        "scheduler.state_dir",
+        "state-dir",
+        "DIR",
+        Some("/var/lib/longshore"),
+        "Folder of longshore.db, secrets/ and logs/",
+    ),
+    list(
+        "scheduler.owners",
+        "owner",
+        "NAME",
+        "User or organisation to watch; none: every accessible repository",
+    ),
+    key(
+        "scheduler.interval",
+        "interval",
+        "DURATION",
+        Some("60s"),
+        "Time between sweeps of GitHub's REST API (a bare number is seconds)",
+    ),
+    key(
+        "scheduler.since_days",
+        "since-days",
+        "N",
+        Some("1"),
+        "Sweep only repositories updated in the last N days",
+    ),
+    key(
+        "scheduler.max_runners",
+        "max-runners",
+        "N",
+        Some("0"),
+        "Most runners at once; 0: bounded by the nodes only",
+    ),
+    key(
+        "scheduler.image",
+        "image",
+        "IMAGE",
+        Some(DEFAULT_IMAGE),
+        "Runner image of pools that name none",
+    ),
+    key(
+        "scheduler.retention",
+        "retention",
+        "DURATION",
+        Some("30d"),
+        "How long finished jobs, runners and their logs are kept",
+    ),
+    key(
+        "scheduler.shutdown_deadline",
+        "shutdown-deadline",
+        "DURATION",
+        Some("10s"),
+        "Longest time a shutdown may take",
+    ),
+    key(
+        "listen.api",
+        "api-listen",
+        "ADDRESS",
+        Some("127.0.0.1:9000"),
+        "gRPC, grpc-web, /metrics, /livez, /readyz; loopback only",
+    ),
+    key(
+        "listen.nodes",
+        "node-listen",
+        "ADDRESS",
+        Some("127.0.0.1:9001"),
+        "Node agents; loopback only",
+    ),
+    key(
+        "listen.webhooks",
+        "webhook-listen",
+        "ADDRESS",
+        Some("127.0.0.1:9002"),
+        "POST /webhooks/github; loopback only",
+    ),
+    key(
+        "listen.webhook_rate",
+        "webhook-rate",
+        "N",
+        Some("20000"),
+        "Webhook requests accepted per second; more get 429",
+    ),
+    key(
+        "github.api_url",
+        "github-api-url",
+        "URL",
+        Some("https://api.github.com"),
+        "https://HOST/api/v3 for GitHub Enterprise Server",
+    ),
+    key(
+        "github.token_file",
+        "github-token-file",
+        "FILE",
+        None,
+        "File with a personal access token (or GITHUB_TOKEN in the environment)",
+    ),
+    key(
+        "github.app_id",
+        "github-app-id",
+        "N",
+        None,
+        "Id of the GitHub App",
+    ),
+    key(
+        "github.app_key_file",
+        "github-app-key-file",
+        "FILE",
+        None,
+        "Private key of the GitHub App, PEM",
+    ),
+    list(
+        "github.webhook_secret_files",
+        "webhook-secret-file",
+        "FILE",
+        "File with a webhook secret; several while one is being replaced",
+    ),
+    key(
+        "github.ca_file",
+        "github-ca-file",
+        "FILE",
+        None,
+        "Further certificate authorities for GitHub, PEM",
+    ),
+    key(
+        "telemetry.otlp_endpoint",
+        "otlp-endpoint",
+        "URL",
+        None,
+        "OTLP/gRPC receiver of traces, for example http://127.0.0.1:4317",
+    ),
+    key(
+        "telemetry.log",
+        "log",
+        "FILTER",
+        Some("info"),
+        "Log filter: error, warn, info, debug, or target=level pairs",
+    ),
+    key(
+        "defaults.cpu",
+        "default-cpu",
+        "CPUS",
+        Some("2"),
+        "CPUs of one runner, for example 2, 0.5 or 1500m",
+    ),
+    key(
+        "defaults.memory",
+        "default-memory",
+        "SIZE",
+        Some("4GiB"),
+        "Memory of one runner; 4g is read as 4GiB",
+    ),
+    key(
+        "defaults.idle_timeout",
+        "idle-timeout",
+        "DURATION",
+        Some("5m"),
+        "A surplus idle runner ends after this",
+    ),
+    key(
+        "defaults.lifetime",
+        "lifetime",
+        "DURATION",
+        Some("6h15m"),
+        "Longest life of a runner, at most 5d",
+    ),
+    key(
+        "defaults.node_lease",
+        "node-lease",
+        "DURATION",
+        Some("30s"),
+        "A node silent for this long is unreachable",
+    ),
+    key(
+        "defaults.orphan_age",
+        "orphan-age",
+        "DURATION",
+        Some("10m"),
+        "Age at which an unknown registration of ours is deleted",
+    ),
+    key(
+        "defaults.ageing",
+        "ageing",
+        "DURATION",
+        Some("10m"),
+        "A job rises one priority band per this long in the queue",
+    ),
+    key(
+        "defaults.bare_self_hosted",
+        "bare-self-hosted",
+        "BOOL",
+        Some("false"),
+        "Serve jobs that ask for [self-hosted] alone",
+    ),
+];
+
+/// Keys of one `[[pools]]` table.
+pub const POOL_KEYS: &[&str] = &[
+    "name",
+    "labels",
+    "repositories",
+    "public_repositories",
+    "fork_pull_requests",
+    "image",
+    "runner_group",
+    "name_prefix",
+    "cpu",
+    "memory",
+    "gpus",
+    "profile",
+    "network_mode",
+    "idle_floor",
+    "maximum",
+    "priority",
+    "placement",
+    "required_properties",
+    "idle_timeout",
+    "lifetime",
+    "bare_self_hosted",
+    "precedence",
+];
+
+/// Keys of one entry of `[shares]` when it is a table.
+pub const SHARE_KEYS: &[&str] = &["weight", "maximum"];
+
+/// The nearest of `known` to a misspelt key, when one is near.
+pub fn nearest<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(key, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= 2.max(candidate.len() / 3))
+        .min()
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,215 @@
+//! `[[pools]]` and `[shares]` of the file.
+
+use std::collections::BTreeSet;
+
+use scheduler_core::{
+    input::Defaults,
+    model::{Admission, Placement, Pool, PoolName, Priority, Resources},
+};
+
+use super::{
+    keys::{POOL_KEYS, SHARE_KEYS},
+    suggestion, values,
+};
+
+/// A pool with every field at its default.
+pub(crate) fn default_pool(name: &str, defaults: &Defaults) -> Pool {
+    Pool {
+        name: PoolName::new(name),
+        labels: BTreeSet::new(),
+        repositories: Vec::new(),
+        public_repositories: Admission::StrictOnly,
+        fork_pull_requests: Admission::Refuse,
+        // Empty: the core takes the default of the moment.
+        image: String::new(),
+        runner_group: None,
+        name_prefix: String::new(),
+        resources: defaults.resources,
+        profile: "strict".to_owned(),
+        network_mode: "open".to_owned(),
+        idle_floor: 0,
+        maximum: 0,
+        priority: Priority::Normal,
+        placement: Placement::Pack,
+        required_properties: BTreeSet::new(),
+        idle_timeout: defaults.idle_timeout,
+        lifetime: defaults.lifetime,
+        bare_self_hosted: defaults.bare_self_hosted,
+        precedence: 0,
+    }
+}
+
+/// All pools of the file; what is wrong goes to `problems`.
+pub(super) fn pools(
+    tables: &[toml::Table],
+    defaults: &Defaults,
+    problems: &mut Vec<String>,
+) -> Vec<Pool> {
+    let mut pools: Vec<Pool> = Vec::new();
+    for (index, table) in tables.iter().enumerate() {
+        let name = table.get("name").and_then(toml::Value::as_str);
+        let Some(name) = name.filter(|name| !name.is_empty()) else {
+            problems.push(format!("pool number {} has no `name`", index + 1));
+            continue;
+        };
+        if pools.iter().any(|pool| pool.name.as_str() == name) {
+            problems.push(format!("two pools are named `{name}`"));
+        }
+        let mut pool = default_pool(name, defaults);
+        for (key, value) in table {
+            if let Err(problem) = set(&mut pool, key, value) {
+                problems.push(format!("pool `{name}`: {problem}"));
+            }
+        }
+        pools.push(pool);
+    }
+    pools
+}
+
+fn set(pool: &mut Pool, key: &str, value: &toml::Value) -> Result<(), String> {
+    match key {
+        "name" => {}
+        "labels" => {
+            pool.labels = list(key, value)?
+                .into_iter()
+                .map(|l| l.to_lowercase())
+                .collect()
+        }
+        "repositories" => pool.repositories = list(key, value)?,
+        "public_repositories" => pool.public_repositories = admission(&text(key, value)?)?,
+        "fork_pull_requests" => pool.fork_pull_requests = admission(&text(key, value)?)?,
+        "image" => pool.image = text(key, value)?,
+        "runner_group" => pool.runner_group = Some(text(key, value)?),
+        "name_prefix" => pool.name_prefix = text(key, value)?,
+        "cpu" => pool.resources.cpu_millis = values::cpu_millis(&text(key, value)?)?,
+        "memory" => pool.resources.memory_bytes = values::bytes(&text(key, value)?)?,
+        "gpus" => {
+            pool.resources = Resources {
+                gpus: number(key, value)?,
+                ..pool.resources
+            }
+        }
+        "profile" => {
+            pool.profile = one_of(
+                key,
+                &text(key, value)?,
+                &["strict", "standard", "containers"],
+            )?
+        }
+        "network_mode" => {
+            pool.network_mode = one_of(key, &text(key, value)?, &["open", "allowlist", "none"])?
+        }
+        "idle_floor" => pool.idle_floor = number(key, value)?,
+        "maximum" => pool.maximum = number(key, value)?,
+        "priority" => pool.priority = priority(&text(key, value)?)?,
+        "placement" => pool.placement = placement(&text(key, value)?)?,
+        "required_properties" => pool.required_properties = list(key, value)?.into_iter().collect(),
+        "idle_timeout" => pool.idle_timeout = values::duration(&text(key, value)?)?,
+        "lifetime" => pool.lifetime = values::duration(&text(key, value)?)?,
+        "bare_self_hosted" => pool.bare_self_hosted = values::boolean(&text(key, value)?)?,
+        "precedence" => {
+            pool.precedence = value
+                .as_integer()
+                .and_then(|number| i32::try_from(number).ok())
+                .ok_or("`precedence` takes a whole number")?
+        }
+        unknown => {
+            let hint = suggestion(unknown, POOL_KEYS.iter().copied());
+            return Err(format!("unknown key `{unknown}`{hint}"));
+        }
+    }
+    Ok(())
+}
+
+/// `[shares]`: `"owner" = 2` or `"owner/name" = { weight = 2, maximum = 10 }`.
+pub(super) fn shares(table: &toml::Table, problems: &mut Vec<String>) -> Vec<(String, u32, u32)> {
+    let mut shares = Vec::new();
+    for (subject, value) in table {
+        let (weight, maximum) = match value {
+            toml::Value::Integer(_) => (number("weight", value), Ok(0)),
+            toml::Value::Table(entry) => {
+                for key in entry.keys().filter(|k| !SHARE_KEYS.contains(&k.as_str())) {
+                    let hint = suggestion(key, SHARE_KEYS.iter().copied());
+                    problems.push(format!("share `{subject}`: unknown key `{key}`{hint}"));
+                }
+                let read = |key: &str, default| {
+                    entry
+                        .get(key)
+                        .map_or(Ok(default), |value| number(key, value))
+                };
+                (read("weight", 1), read("maximum", 0))
+            }
+            _ => (
+                Err("write a weight, or { weight = 2, maximum = 10 }".to_owned()),
+                Ok(0),
+            ),
+        };
+        match (weight, maximum) {
+            (Ok(weight), Ok(maximum)) if (1..=1_000).contains(&weight) => {
+                shares.push((subject.clone(), weight, maximum));
+            }
+            (Ok(_), Ok(_)) => {
+                problems.push(format!("share `{subject}`: a weight is from 1 to 1000"));
+            }
+            (Err(problem), _) | (_, Err(problem)) => {
+                problems.push(format!("share `{subject}`: {problem}"));
+            }
+        }
+    }
+    shares
+}
+
+/// `refuse`, `strict` or `allow`.
+pub(crate) fn admission(word: &str) -> Result<Admission, String> {
+    match word {
+        "refuse" => Ok(Admission::Refuse),
+        "strict" => Ok(Admission::StrictOnly),
+        "allow" => Ok(Admission::Allow),
+        _ => Err(format!("`{word}` is none of refuse, strict, allow")),
+    }
+}
+
+/// `low`, `normal` or `high`.
+pub(crate) fn priority(word: &str) -> Result<Priority, String> {
+    match word {
+        "low" => Ok(Priority::Low),
+        "normal" => Ok(Priority::Normal),
+        "high" => Ok(Priority::High),
+        _ => Err(format!("`{word}` is none of low, normal, high")),
+    }
+}
+
+/// `pack` or `spread`.
+pub(crate) fn placement(word: &str) -> Result<Placement, String> {
+    match word {
+        "pack" => Ok(Placement::Pack),
+        "spread" => Ok(Placement::Spread),
+        _ => Err(format!("`{word}` is neither pack nor spread")),
+    }
+}
+
+/// A word of a closed list.
+pub(crate) fn one_of(key: &str, word: &str, words: &[&str]) -> Result<String, String> {
+    if words.contains(&word) {
+        return Ok(word.to_owned());
+    }
+    Err(format!("`{key}` is `{word}`, none of {}", words.join(", ")))
+}
+
+fn text(key: &str, value: &toml::Value) -> Result<String, String> {
+    match super::texts(value) {
+        Some(mut texts) if texts.len() == 1 && !value.is_array() => Ok(texts.remove(0)),
+        _ => Err(format!("`{key}` takes one value")),
+    }
+}
+
+fn list(key: &str, value: &toml::Value) -> Result<Vec<String>, String> {
+    super::texts(value).ok_or_else(|| format!("`{key}` takes a list of texts"))
+}
+
+fn number(key: &str, value: &toml::Value) -> Result<u32, String> {
+    value
+        .as_integer()
+        .and_then(|number| u32::try_from(number).ok())
+        .ok_or_else(|| format!("`{key}` takes a whole number"))
+}

@@ -1,0 +1,194 @@
+//! Precedence, mistakes and what `--check-config` says.
+
+use super::*;
+
+fn resolve(
+    arguments: &[&str],
+    file: Option<&str>,
+    environment: &[(&str, &str)],
+    stored: Option<&WatchSettings>,
+) -> Result<Config, ConfigError> {
+    let arguments =
+        Arguments::parse(std::iter::once("longshore-scheduler").chain(arguments.iter().copied()))
+            .expect("arguments parse");
+    let environment = environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Config::resolve(&Sources {
+        arguments: &arguments,
+        file: file.map(|text| (Path::new("/etc/longshore/scheduler.toml"), text)),
+        environment: &environment,
+        stored,
+    })
+}
+
+fn problems(file: &str) -> String {
+    resolve(&[], Some(file), &[], None)
+        .expect_err("the file is wrong")
+        .to_string()
+}
+
+#[test]
+fn everything_has_a_working_default() {
+    let config = resolve(&[], None, &[], None).expect("defaults work");
+    assert_eq!(config.listen.api.to_string(), "127.0.0.1:9000");
+    assert_eq!(config.defaults.resources.cpu_millis, 2_000);
+    assert_eq!(config.defaults.resources.memory_bytes, 4 << 30);
+    assert_eq!(config.defaults.lifetime, Duration::from_secs(22_500));
+    assert_eq!(config.watch.interval_ms, 60_000);
+}
+
+#[test]
+fn flags_stand_over_environment_over_stored_over_file() {
+    let file = "[scheduler]\ninterval = 10\nsince_days = 10\nmax_runners = 10\nimage = \"file\"\n";
+    let stored = WatchSettings {
+        owners: vec!["stored".to_owned()],
+        interval_ms: 20_000,
+        since_days: 20,
+        max_runners: 20,
+        image: "stored".to_owned(),
+    };
+    let config = resolve(
+        &["--interval", "40"],
+        Some(file),
+        &[("LONGSHORE_SINCE_DAYS", "30"), ("LONGSHORE_INTERVAL", "30")],
+        Some(&stored),
+    )
+    .expect("valid");
+    assert_eq!(config.watch.interval_ms, 40_000);
+    assert_eq!(config.watch.since_days, 30);
+    assert_eq!(config.watch.max_runners, 20);
+    let report = config.report(true);
+    assert!(
+        report.contains("scheduler.interval = \"40\"  # flag --interval"),
+        "{report}"
+    );
+    assert!(
+        report.contains("scheduler.since_days = \"30\"  # environment LONGSHORE_SINCE_DAYS"),
+        "{report}"
+    );
+    assert!(
+        report.contains("scheduler.max_runners = \"20\"  # stored by StartAutoscaler"),
+        "{report}"
+    );
+    assert!(report.contains("github.token = \"********\""), "{report}");
+    let config = resolve(&[], Some(file), &[], None).expect("valid");
+    assert_eq!(config.watch.interval_ms, 10_000);
+    assert!(
+        config
+            .report(false)
+            .contains("scheduler.image = \"file\"  # file /etc/longshore/scheduler.toml")
+    );
+}
+
+#[test]
+fn an_unknown_key_is_an_error_with_the_nearest_key() {
+    let text = problems("[scheduler]\nintervall = 10\n");
+    assert!(
+        text.contains("unknown key `scheduler.intervall`; did you mean `scheduler.interval`?"),
+        "{text}"
+    );
+    let text = problems("[schedular]\ninterval = 10\n");
+    assert!(
+        text.contains("unknown section `[schedular]`; did you mean `scheduler`?"),
+        "{text}"
+    );
+    let text = problems("[[pools]]\nname = \"gpu\"\nlables = [\"gpu\"]\n");
+    assert!(
+        text.contains("pool `gpu`: unknown key `lables`; did you mean `labels`?"),
+        "{text}"
+    );
+    let text = problems("[shares]\n\"acme/web\" = { wieght = 2 }\n");
+    assert!(
+        text.contains("unknown key `wieght`; did you mean `weight`?"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_unknown_environment_variable_names_the_nearest() {
+    let environment = BTreeMap::from([
+        ("LONGSHORE_INTERVALL".to_owned(), "1".to_owned()),
+        ("LONGSHORE_ADDRESS".to_owned(), "x".to_owned()),
+    ]);
+    let warnings = Config::unknown_environment(&environment);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(
+        warnings[0].contains("did you mean LONGSHORE_INTERVAL?"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = problems(
+        "[scheduler]\ninterval = \"soon\"\nmax_runners = -1\n[defaults]\nmemory = \"lots\"\n",
+    );
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(
+        text.contains("scheduler.interval: `soon` is not a duration"),
+        "{text}"
+    );
+    assert!(
+        text.contains("(file /etc/longshore/scheduler.toml)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn only_loopback_addresses_are_taken() {
+    for address in ["0.0.0.0:9000", "[::]:9000", "192.0.2.1:9000"] {
+        for flag in ["--api-listen", "--node-listen", "--webhook-listen"] {
+            let text = resolve(&[flag, address], None, &[], None)
+                .expect_err("refused")
+                .to_string();
+            assert!(text.contains("is not a loopback address"), "{text}");
+            assert!(text.contains("use 127.0.0.1:9000"), "{text}");
+        }
+    }
+    assert!(resolve(&["--api-listen", "[::1]:0"], None, &[], None).is_ok());
+}
+
+#[test]
+fn pools_and_shares_are_read() {
+    let config = resolve(
+        &[],
+        Some(
+            r#"
+[[pools]]
+name = "gpu"
+labels = ["GPU", "linux"]
+cpu = 8
+memory = "32g"
+gpus = 1
+public_repositories = "refuse"
+priority = "high"
+lifetime = "2d"
+[shares]
+"acme" = 4
+"acme/web" = { weight = 2, maximum = 10 }
+"#,
+        ),
+        &[],
+        None,
+    )
+    .expect("valid");
+    let pool = &config.pools[0];
+    assert!(pool.labels.contains("gpu"));
+    assert_eq!(pool.resources.memory_bytes, 32 << 30);
+    assert_eq!(pool.resources.gpus, 1);
+    assert_eq!(pool.lifetime, Duration::from_secs(2 * 86_400));
+    assert_eq!(
+        config.shares,
+        vec![("acme".to_owned(), 4, 0), ("acme/web".to_owned(), 2, 10)]
+    );
+}
+
+#[test]
+fn half_an_app_is_an_error_with_the_next_step() {
+    let text = resolve(&["--github-app-id", "7"], None, &[], None)
+        .expect_err("refused")
+        .to_string();
+    assert!(text.contains("github.app_key_file"), "{text}");
+}

@@ -1,0 +1,220 @@
+//! The longshore-scheduler binary: read the configuration, start, wait, end in order.
+
+use std::{collections::BTreeMap, io::Write, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use longshore_scheduler::{
+    api::fleet::writes::SETTINGS_KEY,
+    app::{self, Addresses, Listeners, Running, Wiring},
+    config::{Arguments, Config, ConfigError, Sources, WatchSettings},
+    driver::Recovered,
+    hub::Hub,
+    ports::Store,
+    systemd,
+    telemetry::Telemetry,
+    web::WebhookBounds,
+};
+use scheduler_store::{Options, Sqlite};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Wrong arguments or configuration.
+const USAGE: u8 = 2;
+const FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            // A closed stdout or stderr leaves nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: no threads to run on: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match runtime.block_on(run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<ConfigError>() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::from(FAILED)
+            }
+        }
+    }
+}
+
+/// The environment and file a process is configured by.
+struct Given {
+    environment: BTreeMap<String, String>,
+    file: Option<(std::path::PathBuf, String)>,
+}
+
+impl Given {
+    fn read(arguments: &Arguments) -> anyhow::Result<Self> {
+        let environment = std::env::vars()
+            .filter(|(name, _)| name.starts_with("LONGSHORE_"))
+            .collect();
+        let file = match arguments.file() {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| {
+                    format!("cannot read the configuration file {}", path.display())
+                })?;
+                Some((path.to_owned(), text))
+            }
+            None => None,
+        };
+        Ok(Self { environment, file })
+    }
+
+    fn resolve(
+        &self,
+        arguments: &Arguments,
+        stored: Option<&WatchSettings>,
+    ) -> Result<Config, ConfigError> {
+        Config::resolve(&Sources {
+            arguments,
+            file: self
+                .file
+                .as_ref()
+                .map(|(path, text)| (path.as_path(), text.as_str())),
+            environment: &self.environment,
+            stored,
+        })
+    }
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let given = Given::read(arguments)?;
+    let base = given.resolve(arguments, None)?;
+    if arguments.check_config() {
+        return check(arguments, &given, &base).await;
+    }
+    let telemetry = Telemetry::start(&base.log, base.otlp_endpoint.as_deref())?;
+    for warning in Config::unknown_environment(&given.environment) {
+        tracing::warn!("{warning}");
+    }
+    let listeners = Listeners::bind(&base).await?;
+    let store = Sqlite::open(Options::new(&base.state_dir))
+        .await
+        .map_err(|error| anyhow::anyhow!("failed to {error}"))?;
+    let stored = stored_settings(&store).await?;
+    let config = given.resolve(arguments, stored.as_ref())?;
+    let deadline = config.shutdown_deadline;
+    let recovered = Recovered::load(&store)
+        .await
+        .map_err(|error| anyhow::anyhow!("failed to {error}"))?;
+    let hub = Hub::connect(&config, recovered.1.fleet_id())?;
+    let mut running = app::start(Wiring {
+        config,
+        listeners,
+        store: Arc::new(store.clone()),
+        recovered,
+        github: hub,
+        webhook_bounds: WebhookBounds::default(),
+        stored_settings: stored.is_some(),
+    })
+    .await?;
+    announce(running.addresses)?;
+    let failure = wait(&mut running).await?;
+    systemd::notify("STOPPING=1");
+    let ending = async {
+        running.shutdown().await;
+        store.close().await
+    };
+    match tokio::time::timeout(deadline, ending).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the store was not closed well"),
+        Err(_) => tracing::warn!("the shutdown deadline passed; what is stored is whole"),
+    }
+    tracing::info!("stopped");
+    // Blocking: spans go out on a thread of their own.
+    tokio::task::spawn_blocking(move || telemetry.shutdown()).await?;
+    match failure {
+        Some(failure) => Err(anyhow::anyhow!(
+            "{failure}; start again: everything answered so far is stored"
+        )),
+        None => Ok(()),
+    }
+}
+
+async fn stored_settings(store: &Sqlite) -> anyhow::Result<Option<WatchSettings>> {
+    let text = store.setting(SETTINGS_KEY).await?;
+    Ok(match text.as_deref().map(serde_json::from_str) {
+        Some(Ok(settings)) => Some(settings),
+        Some(Err(error)) => {
+            tracing::warn!(%error, "stored autoscaler settings are not understood; the configuration holds");
+            None
+        }
+        None => None,
+    })
+}
+
+/// Prints what is in force and where it came from.
+async fn check(arguments: &Arguments, given: &Given, base: &Config) -> anyhow::Result<()> {
+    let mut note = None;
+    let mut stored = None;
+    if base.state_dir.join("longshore.db").exists() {
+        match Sqlite::open(Options::new(&base.state_dir)).await {
+            Ok(store) => stored = stored_settings(&store).await?,
+            Err(error) => note = Some(format!("# stored settings are not shown: {error}\n")),
+        }
+    }
+    let config = given.resolve(arguments, stored.as_ref())?;
+    Hub::connect(&config, "check")?;
+    let token = config.github.token_file.is_none()
+        && std::env::var("GITHUB_TOKEN").is_ok_and(|token| !token.trim().is_empty());
+    let mut out = std::io::stdout().lock();
+    out.write_all(config.report(token).as_bytes())?;
+    out.write_all(note.unwrap_or_default().as_bytes())?;
+    for warning in Config::unknown_environment(&given.environment) {
+        writeln!(out, "# {warning}")?;
+    }
+    Ok(())
+}
+
+/// One line for whoever started us: ready, and where.
+fn announce(addresses: Addresses) -> anyhow::Result<()> {
+    let line = serde_json::json!({
+        "ready": true,
+        "api": addresses.api.to_string(),
+        "nodes": addresses.nodes.to_string(),
+        "webhooks": addresses.webhooks.to_string(),
+    });
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()?;
+    tracing::info!(
+        api = %addresses.api,
+        nodes = %addresses.nodes,
+        webhooks = %addresses.webhooks,
+        version = env!("CARGO_PKG_VERSION"),
+        "ready"
+    );
+    systemd::notify("READY=1");
+    Ok(())
+}
+
+/// Waits for a signal, or for the driver to fail: the reason then.
+async fn wait(running: &mut Running) -> anyhow::Result<Option<String>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        failure = running.failed() => {
+            tracing::error!(failure, "the scheduler cannot go on");
+            Some(failure)
+        }
+    })
+}

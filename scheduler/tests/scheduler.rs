@@ -1,0 +1,1 @@
+//! The shell's behaviour from outside: real listeners, real requests.
