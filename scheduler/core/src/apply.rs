@@ -1295,9 +1295,6 @@ pub(crate) const NO_GROUP: GroupIx = GroupIx::MAX;
 impl Runner {
     /// On its way to a job, or waiting for one.
     pub(crate) fn is_supply(&self) -> bool {
-        if self.soft.lost {
-            return false;
-        }
         matches!(
             self.phase(),
             RunnerPhase::Reserved
@@ -1311,6 +1308,7 @@ impl Runner {
     pub(crate) fn awaits_registration(&self) -> bool {
         self.registered.is_none()
             && self.stopping.is_none()
+            && self.deregistered.is_none()
             && self.job.is_none()
             && !self.is_consumed()
     }

@@ -179,6 +179,9 @@ pub(crate) struct Lane {
     live: bool,
 }
 
+/// Whose turn comes first: band, owner's and repository's virtual time, age, lane.
+type Turn = (u8, u64, u64, UtcMillis, LaneIx);
+
 #[derive(Clone, Copy, Debug)]
 struct Head {
     band: u8,
@@ -740,7 +743,7 @@ impl Demand {
         possible: impl Fn(&Self, CredentialIx, ShapeIx) -> bool,
     ) -> Option<UnitIx> {
         loop {
-            let mut best: Option<((u8, u64, u64, UtcMillis, LaneIx), UnitIx)> = None;
+            let mut best: Option<(Turn, UnitIx)> = None;
             let mut at = 0;
             while at < self.live.len() {
                 let lane = self.live[at];

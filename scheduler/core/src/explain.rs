@@ -230,7 +230,14 @@ impl Fleet {
             .filter(|(_, reasons)| !reasons.iter().any(lasting))
             .collect();
         if possible.is_empty() {
-            return self.never(signature, explanation);
+            // A pool that offers the labels and refuses for another reason says more.
+            return explanation
+                .pools
+                .iter()
+                .flat_map(|(_, reasons)| reasons)
+                .find(|reason| reason.code != ReasonCode::MissingLabel)
+                .cloned()
+                .unwrap_or_else(|| self.never(signature, explanation));
         }
         if let Some(rest) = self.rests.get(&job.seen.scope)
             && rest.until > now.utc

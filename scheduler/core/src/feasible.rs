@@ -105,14 +105,16 @@ pub(crate) fn fits(request: Resources, node: &Node) -> u32 {
     let need = clamp(request, node);
     let free = node.free();
     let mut fits = node.free_slots().unwrap_or(u32::MAX);
-    if need.cpu_millis > 0 {
-        fits = fits.min(free.cpu_millis / need.cpu_millis);
-    }
-    if need.memory_bytes > 0 {
-        fits = fits.min((free.memory_bytes / need.memory_bytes) as u32);
-    }
-    if need.gpus > 0 {
-        fits = fits.min(free.gpus / need.gpus);
+    // Nothing asked, nothing limits.
+    let by_cpu = free.cpu_millis.checked_div(need.cpu_millis);
+    let by_memory = free.memory_bytes.checked_div(need.memory_bytes);
+    let by_gpu = free.gpus.checked_div(need.gpus);
+    for limit in [
+        by_cpu,
+        by_memory.map(|fits| u32::try_from(fits).unwrap_or(u32::MAX)),
+        by_gpu,
+    ] {
+        fits = fits.min(limit.unwrap_or(u32::MAX));
     }
     fits
 }

@@ -490,7 +490,6 @@ impl Fleet {
             return;
         }
         runner.soft.lost = true;
-        self.recount(name);
         self.owe_registration(name);
     }
 
@@ -504,7 +503,6 @@ impl Fleet {
         }
         if runner.is_consumed() {
             runner.soft.lost = false;
-            self.recount(name);
             self.owe_registration(name);
             return;
         }

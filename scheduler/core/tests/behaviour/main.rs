@@ -2,6 +2,8 @@
 
 mod jobs;
 mod lifecycle;
+mod nodes;
 mod oracle;
 mod random;
+mod settings;
 mod world;

@@ -118,7 +118,7 @@ pub(crate) fn job(id: u64, full_name: &str, words: &str) -> JobSeen {
             event: Some("push".to_owned()),
             head_repository: None,
         },
-        created_at: 1_000_000 + id,
+        created_at: 1_999_900_000 + id,
         started_at: None,
         completed_at: None,
         html_url: String::new(),
