@@ -1,1 +1,16 @@
-//! The Longshore node agent.
+//! The Longshore node agent: one stream to a scheduler, one container engine.
+//!
+//! The shell around `agent-core`: it owns sockets, files and tasks and decides
+//! nothing. Its driver runs on any [`agent_core::runtime::Runtime`].
+
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod driver;
+pub mod link;
+pub mod logstore;
+pub mod push;
+pub mod secrets;
+pub mod state;
+pub mod telemetry;
+pub mod wire;

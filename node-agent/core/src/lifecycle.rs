@@ -113,11 +113,15 @@ impl Runner {
 
     pub(crate) fn restored(observed: ObservedRunner) -> Self {
         let mut runner = Self::new(&observed.name);
-        runner.stage = if observed.phase == Phase::Failed {
-            Stage::Failed
-        } else {
-            Stage::Exited
+        runner.stage = match observed.phase {
+            Phase::Failed => Stage::Failed,
+            Phase::Exited => Stage::Exited,
+            Phase::Busy => Stage::Busy,
+            Phase::Online => Stage::Online,
+            Phase::Preparing | Phase::Ready | Phase::Consumed => Stage::Consumed,
         };
+        runner.consumed = !observed.phase.is_over();
+        runner.worker = observed.worker;
         runner.observation = observed.observation;
         runner.exit = observed.exit;
         runner.error = observed.error;

@@ -187,6 +187,21 @@ pub struct ObservedRunner {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Durable {
     pub highest: Generation,
+    /// Runners that hold a registration, as they were last seen: reported while
+    /// the engine cannot be asked, and looked for once it can.
+    #[serde(default)]
+    pub live: Vec<ObservedRunner>,
     /// Finished runners that no accepted intent has let go yet.
     pub finished: Vec<ObservedRunner>,
+}
+
+/// Something that keeps new work away from the node, and how to mend it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Condition {
+    /// engine_down, disk_full, firewall_missing, clock_offset or image_unavailable.
+    pub kind: &'static str,
+    pub detail: String,
+    pub next_step: String,
+    /// Set for image_unavailable.
+    pub image: String,
 }

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 use crate::exit::classify;
 use crate::lifecycle::{LIFETIME_GRACE_MS, RETRY_MS, Runner, Stage, Step, UNWANTED_SANDBOX_MS};
 use crate::model::{
-    Cause, Desired, Durable, Exit, Generation, Intent, Now, ObservedRunner, Phase, RunnerError,
-    RunnerSpec,
+    Cause, Desired, Durable, Exit, Generation, Intent, Now, ObservedRunner, RunnerError, RunnerSpec,
 };
 use crate::names::is_runner_name;
 use crate::runtime::{Found, Outcome, Processes};
@@ -21,7 +20,10 @@ pub const MAX_RUNNERS: usize = 10_000;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Make and start a sandbox. Answer with `Prepared` or `PrepareFailed`.
-    Prepare { runner: String, spec: RunnerSpec },
+    Prepare {
+        runner: String,
+        spec: Box<RunnerSpec>,
+    },
     /// Rename, write the registration, close the input. Answer `HandedOver` or `HandOverFailed`.
     HandOver { runner: String },
     /// Look for a worker. Answer `Looked` or `LookFailed`.
@@ -57,14 +59,20 @@ pub enum Event {
         runner: String,
         detail: String,
     },
+    /// Not begun, because the firewall was found missing.
+    HandOverPostponed {
+        runner: String,
+    },
     /// The runner program says that it listens for jobs.
     Online {
         runner: String,
     },
-    /// Something suggests that its processes changed.
-    Hint {
+    /// Its processes were seen without an action having asked for it.
+    Seen {
         runner: String,
+        processes: Processes,
     },
+    /// The answer to `Look`: begun after the action was given.
     Looked {
         runner: String,
         processes: Processes,
@@ -128,6 +136,11 @@ impl Node {
                 runners.insert(observed.name.clone(), Runner::restored(observed));
             }
         }
+        for observed in durable.live {
+            runners
+                .entry(observed.name.clone())
+                .or_insert_with(|| Runner::restored(observed));
+        }
         Self {
             highest: durable.highest,
             cordoned: false,
@@ -168,6 +181,11 @@ impl Node {
     /// True while any runner has, or may soon have, a sandbox.
     pub fn has_live_runners(&self) -> bool {
         self.runners.values().any(Runner::has_sandbox)
+    }
+
+    /// Some operation was given out and has not been answered.
+    pub fn has_step_under_way(&self) -> bool {
+        self.runners.values().any(|runner| runner.step.is_some())
     }
 
     pub fn runner(&self, name: &str) -> Option<ObservedRunner> {
@@ -228,6 +246,23 @@ impl Node {
             runner.deadline_ms = Some(now.mono_ms + lifetime.saturating_sub(age));
             runner.online(now);
             runner.saw(found.processes.worker, now);
+        }
+        self.changes += 1;
+    }
+
+    /// The engine was asked: what was alive before and is not in it has ended.
+    pub fn recovered(&mut self, found: Vec<Found>, now: Now) {
+        let names: std::collections::BTreeSet<String> =
+            found.iter().map(|found| found.name.clone()).collect();
+        for found in found {
+            self.adopt(found, now);
+        }
+        for runner in self.runners.values_mut() {
+            if runner.lives() && runner.step.is_none() && !names.contains(&runner.name) {
+                runner.observation = runner.observation.max(now.utc_ms);
+                runner.stage = Stage::Ending;
+                runner.changed();
+            }
         }
         self.changes += 1;
     }
@@ -340,14 +375,22 @@ impl Node {
                 r.stage = Stage::Ending;
                 r.changed();
             }),
+            Event::HandOverPostponed { runner } => self.with(&runner, |r| {
+                r.step = None;
+                if r.stage == Stage::HandingOver {
+                    r.stage = Stage::Ready;
+                }
+            }),
             Event::Online { runner } => self.with(&runner, |r| r.online(now)),
-            Event::Hint { .. } => {}
+            Event::Seen { runner, processes } => {
+                self.with(&runner, |r| r.saw(processes.worker, now))
+            }
             Event::Looked { runner, processes } => self.with(&runner, |r| {
                 if r.step == Some(Step::Look) {
                     r.step = None;
+                    r.saw(processes.worker, now);
+                    r.after_look(processes.worker);
                 }
-                r.saw(processes.worker, now);
-                r.after_look(processes.worker);
             }),
             Event::LookFailed { runner } => self.with(&runner, |r| {
                 if r.step == Some(Step::Look) {
@@ -442,18 +485,16 @@ impl Node {
             .min()
     }
 
-    /// Everything observed, in the order of names. Ends in it count as told.
-    pub fn report(&mut self) -> Vec<ObservedRunner> {
-        self.runners
-            .values_mut()
-            .map(|runner| {
+    /// A report with these went out: the ends in it count as told.
+    pub fn told(&mut self, report: &[ObservedRunner]) {
+        for observed in report.iter().filter(|observed| observed.phase.is_over()) {
+            if let Some(runner) = self.runners.get_mut(&observed.name) {
                 runner.end_reported |= runner.is_over();
-                runner.observed()
-            })
-            .collect()
+            }
+        }
     }
 
-    /// Everything observed, without telling anybody.
+    /// Everything observed, in the order of names.
     pub fn observed(&self) -> Vec<ObservedRunner> {
         self.runners.values().map(Runner::observed).collect()
     }
@@ -462,6 +503,14 @@ impl Node {
     pub fn durable(&self) -> Durable {
         Durable {
             highest: self.highest,
+            live: self
+                .runners
+                .values()
+                .filter(|runner| {
+                    runner.lives() || (runner.stage == Stage::Ending && runner.consumed)
+                })
+                .map(Runner::observed)
+                .collect(),
             finished: self
                 .runners
                 .values()
@@ -505,7 +554,7 @@ impl Runner {
     fn next_wanted(&mut self, context: &Context) -> Option<Action> {
         match &self.desired {
             Some(Desired::Run(spec)) => context.may_prepare.then(|| {
-                let spec = spec.clone();
+                let spec = Box::new(spec.clone());
                 self.stage = Stage::Preparing;
                 self.step = Some(Step::Prepare);
                 self.times.created = Some(context.now.utc_ms);
@@ -626,12 +675,11 @@ impl Runner {
                 self.looked_for_idle = true;
                 self.changed();
             }
-            Some(Desired::Remove { .. }) if worker => {
-                if !self.remove_refused {
-                    self.remove_refused = true;
-                    self.changed();
-                }
+            Some(Desired::Remove { .. }) if worker && !self.remove_refused => {
+                self.remove_refused = true;
+                self.changed();
             }
+            Some(Desired::Remove { .. }) if worker => {}
             Some(Desired::Remove { observation }) if observation == self.observation => {
                 self.ending = Some((Cause::Idle, "idle, and its registration was deleted".into()));
                 self.stage = Stage::Ending;

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::exit::Ended;
-use crate::model::{ErrorReason, RunnerError, RunnerSpec, Usage};
+use crate::model::{Condition, ErrorReason, RunnerError, RunnerSpec, Usage};
 
 /// A sandbox that runs and waits for its registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,9 +106,21 @@ pub trait Runtime: Send + Sync + 'static {
         grace: Duration,
     ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
-    /// Reads how it ended and removes container, volumes and everything else
-    /// of it. Also ends a sandbox that still runs. May be repeated.
+    /// Reads how it ended; ends it first if it still runs. May be repeated.
     fn collect(&self, runner: &str) -> impl Future<Output = Result<Outcome, RuntimeError>> + Send;
+
+    /// Removes container, volumes and everything else of it. May be repeated.
+    fn remove(&self, runner: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Verifies the firewall rules now and restores them when they are gone.
+    /// No hand-over happens after an error.
+    fn assert_firewall(&self) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// What keeps new work away at the moment.
+    fn conditions(&self) -> impl Future<Output = Vec<Condition>> + Send;
+
+    /// The fleet's id, once the scheduler said it; for labels.
+    fn set_fleet(&self, fleet: &str);
 
     /// Waits for the next notice.
     fn notice(&self) -> impl Future<Output = Notice> + Send;

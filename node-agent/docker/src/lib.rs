@@ -1,1 +1,25 @@
-//! The container engine behind the Longshore agent.
+//! The container engine behind the agent: Docker, or Podman's Docker-compatible socket.
+//!
+//! The only crate that knows an engine. It translates the sandbox that
+//! `agent_core::sandbox` describes and adds nothing to it.
+
+mod config;
+mod engine;
+mod events;
+mod firewall;
+mod handover;
+mod images;
+mod logs;
+mod processes;
+mod recover;
+mod runtime;
+mod slots;
+mod translate;
+mod usage;
+mod volumes;
+
+pub use config::{Config, FirewallTool};
+pub use engine::EngineFacts;
+pub use handover::{HandOverError, archive};
+pub use runtime::DockerRuntime;
+pub use translate::container_body;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::exit::Ended;
-use crate::model::{ErrorReason, Resources};
+use crate::model::{ErrorReason, Phase, Resources};
 
 const LEASE: u64 = 30_000;
 
@@ -83,13 +83,57 @@ fn saw(node: &mut Node, worker: bool, now: u64) {
         listener: true,
         worker,
     };
-    node.observe(
-        Event::Looked {
+    let event = match node.runners[A].step {
+        Some(Step::Look) => Event::Looked {
             runner: A.into(),
             processes,
         },
-        at(now),
+        _ => Event::Seen {
+            runner: A.into(),
+            processes,
+        },
+    };
+    node.observe(event, at(now));
+}
+
+#[test]
+fn what_was_seen_before_the_order_does_not_count_as_the_last_look() {
+    let mut node = node();
+    to_consumed(&mut node);
+    let newest = node.runner(A).unwrap().observation;
+    node.accept(
+        intent(
+            2,
+            &[(
+                A,
+                Desired::Remove {
+                    observation: newest,
+                },
+            )],
+        ),
+        at(10),
     );
+    let processes = Processes {
+        listener: true,
+        worker: false,
+    };
+    node.observe(
+        Event::Seen {
+            runner: A.into(),
+            processes,
+        },
+        at(11),
+    );
+    assert_eq!(node.reconcile(at(11)), [Action::Look { runner: A.into() }]);
+    node.observe(
+        Event::Seen {
+            runner: A.into(),
+            processes,
+        },
+        at(12),
+    );
+    assert!(node.reconcile(at(12)).is_empty());
+    assert_eq!(phase(&node), Phase::Consumed);
 }
 
 fn finish(node: &mut Node, code: i32, now: u64) {
@@ -356,7 +400,8 @@ fn an_end_is_kept_until_a_later_intent_lets_it_go() {
     // Accepted before the end was reported: the scheduler cannot know of it yet.
     node.accept(intent(2, &[]), at(11));
     assert!(node.runner(A).is_some());
-    node.report();
+    let report = node.observed();
+    node.told(&report);
     node.accept(intent(3, &[(A, run())]), at(12));
     assert!(node.runner(A).is_some(), "still named");
     let (_, actions) = node.accept(intent(4, &[]), at(13));
@@ -393,6 +438,28 @@ fn an_end_survives_the_process_and_is_not_started_again() {
     next.accept(intent(1, &[(A, run())]), at(20));
     assert!(next.reconcile(at(20)).is_empty());
     assert_eq!(next.runner(A).unwrap().exit.unwrap().cause, Cause::Finished);
+}
+
+#[test]
+fn a_live_runner_is_reported_before_the_engine_can_be_asked_and_missed_after() {
+    let mut node = node();
+    to_consumed(&mut node);
+    saw(&mut node, true, 5);
+    let mut next = Node::new(node.durable(), LEASE);
+    assert_eq!(next.runner(A).unwrap().phase, Phase::Busy);
+    next.recovered(vec![], at(50));
+    assert_eq!(
+        next.reconcile(at(50)),
+        [Action::Collect { runner: A.into() }]
+    );
+    next.observe(
+        Event::Collected {
+            runner: A.into(),
+            outcome: Outcome::default(),
+        },
+        at(51),
+    );
+    assert_eq!(next.runner(A).unwrap().exit.unwrap().cause, Cause::Engine);
 }
 
 #[test]
@@ -569,6 +636,22 @@ fn a_broken_hand_over_ends_the_sandbox() {
 }
 
 #[test]
+fn a_postponed_hand_over_is_made_once_the_firewall_is_back() {
+    let mut node = node();
+    to_ready(&mut node);
+    node.observe(Event::RegistrationHeld { runner: A.into() }, at(3));
+    node.reconcile(at(3));
+    node.observe(Event::Firewall { in_place: false }, at(4));
+    node.observe(Event::HandOverPostponed { runner: A.into() }, at(4));
+    assert!(node.reconcile(at(4)).is_empty());
+    node.observe(Event::Firewall { in_place: true }, at(5));
+    assert_eq!(
+        node.reconcile(at(5)),
+        [Action::HandOver { runner: A.into() }]
+    );
+}
+
+#[test]
 fn a_registration_may_come_before_its_intent() {
     let mut node = node();
     node.observe(Event::RegistrationHeld { runner: A.into() }, at(1));
@@ -603,7 +686,7 @@ fn names_that_could_leave_a_folder_are_ignored() {
     let mut node = node();
     node.accept(intent(1, &[("../../etc", run())]), at(1));
     assert!(node.reconcile(at(1)).is_empty());
-    assert!(node.report().is_empty());
+    assert!(node.observed().is_empty());
 }
 
 #[derive(Clone, Debug)]
@@ -678,10 +761,10 @@ proptest! {
                         3 | 4 => Event::HandedOver { runner },
                         5 => { failed = true; Event::HandOverFailed { runner, detail: String::new() } }
                         6 => Event::Online { runner },
-                        7 => Event::Looked { runner, processes: Processes { listener: true, worker: true } },
+                        7 => Event::Seen { runner, processes: Processes { listener: true, worker: true } },
                         8 => Event::Looked { runner, processes: Processes { listener: true, worker: false } },
                         9 => { died = true; Event::Died { runner } }
-                        10 => Event::Firewall { in_place: now % 3 != 0 },
+                        10 => Event::Firewall { in_place: !now.is_multiple_of(3) },
                         11 => Event::RegistrationHeld { runner },
                         12 => { node.contact(at(now)); continue }
                         _ => Event::EndAsked { runner },
@@ -692,6 +775,7 @@ proptest! {
                         Event::Prepared { .. } | Event::PrepareFailed { .. } => under_way == Some(Step::Prepare),
                         Event::HandedOver { .. } | Event::HandOverFailed { .. } => under_way == Some(Step::HandOver),
                         Event::EndAsked { .. } => under_way == Some(Step::End),
+                        Event::Looked { .. } => under_way == Some(Step::Look),
                         _ => true,
                     };
                     if fits { node.observe(event, at(now)); }

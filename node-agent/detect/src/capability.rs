@@ -1,0 +1,334 @@
+//! Puts the findings together into what the node offers.
+
+use agent_core::Resources;
+use serde::Serialize;
+
+use crate::Host;
+use crate::cpu::arch_of;
+use crate::nvidia::Gpu;
+use crate::properties::{Property, of_engine};
+
+/// What the container engine said of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Engine {
+    pub kind: String,
+    pub version: String,
+    pub api_version: String,
+    pub cgroup_version: u32,
+    pub cgroup_driver: String,
+    pub storage_driver: String,
+    pub backing_filesystem: String,
+    pub live_restore: bool,
+    pub rootless: bool,
+    pub security_options: Vec<String>,
+    pub architecture: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+}
+
+/// What the operator allows; it may only take away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu_millis: Option<u32>,
+    pub memory_bytes: Option<u64>,
+    pub max_runners: u32,
+}
+
+/// One probe's finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Evidence {
+    pub subject: String,
+    pub source: String,
+    pub finding: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OfferedGpu {
+    #[serde(flatten)]
+    pub gpu: Gpu,
+    pub driver_version: String,
+    pub cuda_version: String,
+    pub proven: bool,
+}
+
+/// What the node offers and how it came to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Capability {
+    pub arch: String,
+    pub os: String,
+    pub labels: Vec<String>,
+    pub capacity: Resources,
+    pub gpus: Vec<OfferedGpu>,
+    pub engine: Option<Engine>,
+    pub properties: Vec<Property>,
+    pub evidence: Vec<Evidence>,
+    pub max_runners: u32,
+    pub kernel: String,
+    pub hostname: String,
+}
+
+/// Memory left to the host itself: a tenth, at least 256 MiB, at most 2 GiB.
+fn reserve(memory: u64) -> u64 {
+    (memory / 10).clamp(256 << 20, 2 << 30)
+}
+
+/// Without an engine nothing can run, so nothing is offered but the findings.
+pub fn assemble(
+    host: &Host,
+    engine: Option<&Engine>,
+    limits: &Limits,
+    proven_gpus: &[String],
+) -> Capability {
+    let mut evidence = vec![];
+    let mut say = |subject: &str, source: &str, finding: String| {
+        evidence.push(Evidence {
+            subject: subject.into(),
+            source: source.into(),
+            finding,
+        });
+    };
+    let cpu = &host.cpu;
+    let kernel_arch = arch_of(&cpu.machine);
+    say(
+        "arch",
+        "kernel",
+        format!(
+            "machine {} is {}",
+            cpu.machine,
+            kernel_arch.unwrap_or("not supported")
+        ),
+    );
+    let engine_arch = engine.and_then(|engine| arch_of(&engine.architecture));
+    if let Some(engine) = engine {
+        say(
+            "arch",
+            "engine",
+            format!("architecture {}", engine.architecture),
+        );
+        say(
+            "engine",
+            "engine",
+            format!(
+                "{} {}, API {}",
+                engine.kind, engine.version, engine.api_version
+            ),
+        );
+    }
+    let arch = match (kernel_arch, engine_arch) {
+        (Some(kernel), Some(engine)) if kernel == engine => kernel,
+        (kernel, Some(other)) => {
+            say(
+                "arch",
+                "kernel and engine",
+                format!("they disagree ({kernel:?} and {other}); nothing is offered"),
+            );
+            ""
+        }
+        (_, None) => "",
+    };
+    for emulated in host.emulation.emulated() {
+        say(
+            "emulation",
+            "binfmt_misc",
+            format!("{emulated} programs run by emulation; never offered as {emulated}"),
+        );
+    }
+    let memory = match engine {
+        Some(engine) if engine.memory_bytes > 0 => engine.memory_bytes.min(cpu.memory_bytes),
+        _ => cpu.memory_bytes,
+    };
+    let cpus = match engine {
+        Some(engine) if engine.cpus > 0 => engine.cpus.min(cpu.cpus),
+        _ => cpu.cpus,
+    };
+    let memory = memory.saturating_sub(reserve(memory));
+    let capacity = Resources {
+        cpu_millis: limits
+            .cpu_millis
+            .map_or(cpus * 1_000, |limit| limit.min(cpus * 1_000)),
+        memory_bytes: limits
+            .memory_bytes
+            .map_or(memory, |limit| limit.min(memory)),
+        gpus: 0,
+    };
+    say(
+        "cpu",
+        "scheduler affinity and engine",
+        format!("{cpus} processors, {} {}", cpu.vendor, cpu.model),
+    );
+    say(
+        "memory",
+        "/proc/meminfo and engine",
+        format!("{} MiB for runners", memory >> 20),
+    );
+    let nvidia = &host.nvidia;
+    if !nvidia.note.is_empty() {
+        say("gpu", &nvidia.source, nvidia.note.clone());
+    }
+    let gpus: Vec<OfferedGpu> = nvidia
+        .gpus
+        .iter()
+        .map(|gpu| OfferedGpu {
+            gpu: gpu.clone(),
+            driver_version: nvidia.driver_version.clone(),
+            cuda_version: nvidia.cuda_version.clone(),
+            proven: proven_gpus.contains(&gpu.uuid),
+        })
+        .collect();
+    for gpu in &gpus {
+        let proof = if gpu.proven {
+            "seen by a container that was started with it"
+        } else {
+            "not proven by a container start; not offered"
+        };
+        say(
+            "gpu",
+            &nvidia.source,
+            format!("{} {}: {proof}", gpu.gpu.product, gpu.gpu.uuid),
+        );
+    }
+    let mut labels = vec![];
+    if !arch.is_empty() {
+        labels = vec![
+            "self-hosted".to_owned(),
+            "linux".to_owned(),
+            arch.to_owned(),
+        ];
+        if gpus.iter().any(|gpu| gpu.proven) {
+            labels.extend(["gpu".to_owned(), "cuda".to_owned()]);
+        }
+    }
+    let proven = gpus.iter().filter(|gpu| gpu.proven).count();
+    Capability {
+        arch: arch.to_owned(),
+        os: "linux".into(),
+        labels,
+        capacity: Resources {
+            gpus: u32::try_from(proven).unwrap_or(0),
+            ..if arch.is_empty() {
+                Resources::default()
+            } else {
+                capacity
+            }
+        },
+        gpus,
+        properties: engine.map(of_engine).unwrap_or_default(),
+        engine: engine.cloned(),
+        evidence,
+        max_runners: limits.max_runners,
+        kernel: cpu.kernel.clone(),
+        hostname: cpu.hostname.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Cpu;
+    use crate::nvidia::Nvidia;
+
+    fn host(machine: &str) -> Host {
+        Host {
+            cpu: Cpu {
+                machine: machine.into(),
+                cpus: 8,
+                memory_bytes: 32 << 30,
+                ..Cpu::default()
+            },
+            ..Host::default()
+        }
+    }
+
+    fn engine(architecture: &str) -> Engine {
+        Engine {
+            architecture: architecture.into(),
+            cpus: 8,
+            memory_bytes: 32 << 30,
+            kind: "docker".into(),
+            ..Engine::default()
+        }
+    }
+
+    #[test]
+    fn kernel_and_engine_have_to_agree() {
+        let offered = assemble(
+            &host("x86_64"),
+            Some(&engine("x86_64")),
+            &Limits::default(),
+            &[],
+        );
+        assert_eq!(offered.arch, "x64");
+        assert_eq!(offered.labels, ["self-hosted", "linux", "x64"]);
+        let disagreeing = assemble(
+            &host("x86_64"),
+            Some(&engine("aarch64")),
+            &Limits::default(),
+            &[],
+        );
+        assert_eq!(disagreeing.arch, "");
+        assert!(disagreeing.labels.is_empty());
+        assert_eq!(disagreeing.capacity, Resources::default());
+        assert!(
+            disagreeing
+                .evidence
+                .iter()
+                .any(|e| e.finding.contains("disagree"))
+        );
+    }
+
+    #[test]
+    fn without_an_engine_nothing_is_offered() {
+        let offered = assemble(&host("x86_64"), None, &Limits::default(), &[]);
+        assert_eq!(
+            (offered.labels.len(), offered.capacity),
+            (0, Resources::default())
+        );
+    }
+
+    #[test]
+    fn limits_only_take_away() {
+        let more = Limits {
+            cpu_millis: Some(64_000),
+            memory_bytes: Some(1 << 40),
+            max_runners: 3,
+        };
+        let offered = assemble(&host("x86_64"), Some(&engine("amd64")), &more, &[]);
+        assert_eq!(offered.capacity.cpu_millis, 8_000);
+        assert_eq!(offered.capacity.memory_bytes, 30 << 30);
+        assert_eq!(offered.max_runners, 3);
+        let less = Limits {
+            cpu_millis: Some(500),
+            ..more
+        };
+        assert_eq!(
+            assemble(&host("x86_64"), Some(&engine("amd64")), &less, &[])
+                .capacity
+                .cpu_millis,
+            500
+        );
+    }
+
+    #[test]
+    fn a_gpu_is_offered_only_when_a_container_saw_it() {
+        let mut with_gpu = host("x86_64");
+        with_gpu.nvidia = Nvidia {
+            gpus: vec![Gpu {
+                uuid: "GPU-1".into(),
+                ..Gpu::default()
+            }],
+            source: "nvml".into(),
+            ..Nvidia::default()
+        };
+        let found = assemble(&with_gpu, Some(&engine("x86_64")), &Limits::default(), &[]);
+        assert!(!found.labels.contains(&"gpu".to_owned()));
+        assert_eq!(found.capacity.gpus, 0);
+        let proven = assemble(
+            &with_gpu,
+            Some(&engine("x86_64")),
+            &Limits::default(),
+            &["GPU-1".into()],
+        );
+        assert!(proven.labels.contains(&"cuda".to_owned()));
+        assert_eq!(proven.capacity.gpus, 1);
+    }
+}

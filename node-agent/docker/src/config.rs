@@ -1,0 +1,40 @@
+//! What an engine runtime is told at its start.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use agent_core::names::Instance;
+use agent_core::slots::SlotsCidr;
+
+/// Which program loads the firewall rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FirewallTool {
+    /// nft, or iptables where nft is missing.
+    #[default]
+    Auto,
+    Nft,
+    Iptables,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Unix socket of the engine.
+    pub socket: PathBuf,
+    pub node: String,
+    pub instance: Instance,
+    pub slots_cidr: SlotsCidr,
+    /// Networks made before any runner asks.
+    pub premade_slots: u32,
+    /// Sandboxes created and started at the same time: 2 to 4 per core.
+    pub parallel_starts: usize,
+    /// Remembers which program volumes are complete.
+    pub state_dir: PathBuf,
+    /// Resolvers of the sandboxes; empty leaves the engine's choice.
+    pub dns: Vec<IpAddr>,
+    pub firewall: FirewallTool,
+    /// Free bytes below which no new sandbox is made.
+    pub min_free_disk: u64,
+    /// Missing images are pulled; off in tests.
+    pub pull: bool,
+    pub host_cpus: u32,
+}

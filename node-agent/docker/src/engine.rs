@@ -1,0 +1,225 @@
+//! The connection to the engine, what it says of itself, and its errors in our words.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use agent_core::model::ErrorReason;
+use agent_core::runtime::RuntimeError;
+use bollard::Docker;
+use bollard::errors::Error;
+use serde::Serialize;
+
+/// Bound of one call to the engine. A start waits behind others when busy.
+pub(crate) const CALL: Duration = Duration::from_secs(120);
+
+/// What an engine is and can.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EngineFacts {
+    /// docker or podman.
+    pub kind: String,
+    pub version: String,
+    pub api_version: String,
+    /// 1 or 2; 0 when unknown.
+    pub cgroup_version: u32,
+    /// cgroupfs, systemd or none.
+    pub cgroup_driver: String,
+    pub storage_driver: String,
+    pub backing_filesystem: String,
+    pub live_restore: bool,
+    pub security_options: Vec<String>,
+    /// As the engine words it: x86_64, aarch64 ...
+    pub architecture: String,
+    pub root_dir: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub runtimes: Vec<String>,
+    pub rootless: bool,
+}
+
+/// Connects and agrees on an API version both sides speak.
+pub(crate) async fn connect(socket: &Path) -> Result<Docker, RuntimeError> {
+    let probe = tokio::time::timeout(
+        Duration::from_secs(5),
+        tokio::net::UnixStream::connect(socket),
+    )
+    .await;
+    match probe {
+        Err(_) => {
+            return Err(down(format!(
+                "the engine at {} does not answer",
+                socket.display()
+            )));
+        }
+        Ok(Err(error)) => return Err(down(unreachable_text(socket, &error))),
+        Ok(Ok(_)) => {}
+    }
+    let text = socket.to_string_lossy();
+    let docker = Docker::connect_with_unix(&text, CALL.as_secs(), bollard::API_DEFAULT_VERSION)
+        .map_err(|error| down(format!("engine at {text}: {error}")))?;
+    tokio::time::timeout(Duration::from_secs(10), docker.negotiate_version())
+        .await
+        .map_err(|_| {
+            down(format!(
+                "the engine at {text} did not say its version within 10 s"
+            ))
+        })?
+        .map_err(|error| down(format!("engine at {text}: {error}")))
+}
+
+fn unreachable_text(socket: &Path, error: &io::Error) -> String {
+    let socket = socket.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => format!(
+            "no container engine at {socket}; install Docker or Podman and start it (systemctl start docker), or set engine_socket"
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "no permission on {socket}; run the agent as root or add its user to the group that owns the socket (usermod -aG docker USER)"
+        ),
+        io::ErrorKind::ConnectionRefused => {
+            format!("nothing listens on {socket}; start the engine (systemctl start docker)")
+        }
+        _ => format!("cannot reach the engine at {socket}: {error}"),
+    }
+}
+
+/// Asks the engine what it is.
+pub(crate) async fn facts(docker: &Docker) -> Result<EngineFacts, RuntimeError> {
+    let version = bounded("asking the engine's version", docker.version()).await?;
+    let info = bounded("asking the engine about itself", docker.info()).await?;
+    let components = version.components.unwrap_or_default();
+    let podman = components
+        .iter()
+        .any(|part| part.name.to_lowercase().contains("podman"));
+    let security_options = info.security_options.unwrap_or_default();
+    Ok(EngineFacts {
+        kind: if podman { "podman" } else { "docker" }.into(),
+        version: version.version.unwrap_or_default(),
+        api_version: version.api_version.unwrap_or_default(),
+        cgroup_version: info
+            .cgroup_version
+            .map_or(0, |version| version.to_string().parse().unwrap_or(0)),
+        cgroup_driver: info
+            .cgroup_driver
+            .map(|driver| driver.to_string())
+            .unwrap_or_default(),
+        storage_driver: info.driver.unwrap_or_default(),
+        backing_filesystem: info
+            .driver_status
+            .unwrap_or_default()
+            .into_iter()
+            .find(|pair| pair.first().is_some_and(|key| key == "Backing Filesystem"))
+            .and_then(|pair| pair.get(1).cloned())
+            .unwrap_or_default(),
+        live_restore: info.live_restore_enabled.unwrap_or(false),
+        rootless: security_options
+            .iter()
+            .any(|option| option.contains("rootless")),
+        security_options,
+        architecture: info.architecture.unwrap_or_default(),
+        root_dir: info.docker_root_dir.unwrap_or_default(),
+        cpus: info.ncpu.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+        memory_bytes: info
+            .mem_total
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or(0),
+        runtimes: {
+            let mut names: Vec<String> = info.runtimes.unwrap_or_default().into_keys().collect();
+            names.sort();
+            names
+        },
+    })
+}
+
+/// One call with a bound, its error naming what was tried.
+pub(crate) async fn bounded<T>(
+    what: &str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, RuntimeError> {
+    match tokio::time::timeout(CALL, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(failed(what, &error)),
+        Err(_) => Err(RuntimeError {
+            reason: ErrorReason::EngineDown,
+            detail: format!(
+                "{what}: the engine gave no answer within {} s",
+                CALL.as_secs()
+            ),
+        }),
+    }
+}
+
+/// An engine's error as a reason the scheduler understands.
+pub(crate) fn failed(what: &str, error: &Error) -> RuntimeError {
+    let text = error.to_string();
+    let reason = if text.contains("no space left on device") || text.contains("disk quota exceeded")
+    {
+        ErrorReason::DiskFull
+    } else {
+        match error {
+            Error::DockerResponseServerError { .. } | Error::DockerContainerWaitError { .. } => {
+                ErrorReason::StartFailed
+            }
+            Error::JsonDataError { .. } | Error::JsonSerdeError { .. } => ErrorReason::StartFailed,
+            _ => ErrorReason::EngineDown,
+        }
+    };
+    RuntimeError {
+        reason,
+        detail: format!("{what}: {text}"),
+    }
+}
+
+pub(crate) fn down(detail: String) -> RuntimeError {
+    RuntimeError {
+        reason: ErrorReason::EngineDown,
+        detail,
+    }
+}
+
+/// The HTTP status of an engine's refusal.
+pub(crate) fn status(error: &Error) -> Option<u16> {
+    match error {
+        Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}
+
+/// Makes "it is not there" a success.
+pub(crate) fn gone_is_fine(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(error) if status(&error) == Some(404) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreachable_engine_says_how_to_mend_it() {
+        let socket = Path::new("/var/run/docker.sock");
+        let text = |kind| unreachable_text(socket, &io::Error::from(kind));
+        assert!(text(io::ErrorKind::NotFound).contains("install Docker or Podman"));
+        assert!(text(io::ErrorKind::PermissionDenied).contains("usermod -aG docker"));
+        assert!(text(io::ErrorKind::ConnectionRefused).contains("systemctl start docker"));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_refusals() {
+        let refusal = |message: &str| Error::DockerResponseServerError {
+            status_code: 500,
+            message: message.into(),
+        };
+        let reason = |message| failed("x", &refusal(message)).reason;
+        assert_eq!(
+            reason("mkdir /var/lib: no space left on device"),
+            ErrorReason::DiskFull
+        );
+        assert_eq!(
+            reason("OCI runtime create failed"),
+            ErrorReason::StartFailed
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! The engine's event stream: who died, and whether the engine is there.
+
+use std::collections::HashMap;
+use std::sync::Weak;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent_core::names::label;
+use agent_core::runtime::Notice;
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures_util::StreamExt;
+use tracing::{info, warn};
+
+use crate::runtime::Inner;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Follows events until the runtime is dropped.
+pub(crate) async fn follow(inner: Weak<Inner>) {
+    let mut pause = FIRST_PAUSE;
+    let mut told_down = false;
+    loop {
+        let Some(strong) = inner.upgrade() else {
+            return;
+        };
+        let Some(docker) = strong.docker() else {
+            return;
+        };
+        // Asked for from before the look below, so that no death falls between.
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
+        let instance = strong.config.instance.as_str().to_owned();
+        match strong.resync(&docker).await {
+            Ok(()) => {
+                pause = FIRST_PAUSE;
+                if told_down {
+                    told_down = false;
+                    info!("the engine answers again");
+                    strong.tell(Notice::Engine { problem: None }).await;
+                }
+            }
+            Err(error) => {
+                if !told_down {
+                    told_down = true;
+                    warn!(%error, "the engine does not answer");
+                    strong
+                        .tell(Notice::Engine {
+                            problem: Some(error.detail),
+                        })
+                        .await;
+                }
+                drop(strong);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+                continue;
+            }
+        }
+        drop(strong);
+        let filters = HashMap::from([
+            ("type", vec!["container".to_owned()]),
+            ("event", vec!["die".to_owned()]),
+            ("label", vec![format!("{}={instance}", label::INSTANCE)]),
+        ]);
+        let options = EventsOptionsBuilder::new()
+            .since(&since.to_string())
+            .filters(&filters)
+            .build();
+        let mut events = std::pin::pin!(docker.events(Some(options)));
+        while let Some(Ok(event)) = events.next().await {
+            let Some(strong) = inner.upgrade() else {
+                return;
+            };
+            if let Some(id) = event.actor.and_then(|actor| actor.id) {
+                strong.died(&id).await;
+            }
+        }
+        tokio::time::sleep(FIRST_PAUSE).await;
+    }
+}

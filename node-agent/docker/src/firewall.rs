@@ -1,0 +1,259 @@
+//! Loads the firewall rules, verifies them, and notices when they are gone.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use agent_core::firewall::Rules;
+use agent_core::model::{Condition, ErrorReason};
+use agent_core::runtime::RuntimeError;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tracing::{info, warn};
+
+use crate::config::FirewallTool;
+
+const TOOL: Duration = Duration::from_secs(10);
+/// Two hand-overs within this time share one verification.
+const VERIFIED_FOR: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+struct State {
+    tool: Option<Tool>,
+    /// The listing right after loading: anything else is a change.
+    listing: Option<String>,
+    verified: Option<Instant>,
+    problem: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tool {
+    Nft,
+    Iptables,
+}
+
+pub(crate) struct Firewall {
+    rules: Rules,
+    choice: FirewallTool,
+    state: tokio::sync::Mutex<State>,
+}
+
+impl Firewall {
+    pub(crate) fn new(rules: Rules, choice: FirewallTool) -> Self {
+        Self {
+            rules,
+            choice,
+            state: Default::default(),
+        }
+    }
+
+    /// In place now, restored if need be; or why not.
+    pub(crate) async fn assert(&self) -> Result<(), RuntimeError> {
+        let mut state = self.state.lock().await;
+        if state.verified.is_some_and(|at| at.elapsed() < VERIFIED_FOR) {
+            return Ok(());
+        }
+        let result = self.verify_or_load(&mut state).await;
+        match result {
+            Ok(()) => {
+                state.verified = Some(Instant::now());
+                state.problem = None;
+                Ok(())
+            }
+            Err(detail) => {
+                if state.problem.as_ref() != Some(&detail) {
+                    warn!(detail, "the firewall rules are not in place");
+                }
+                state.verified = None;
+                state.problem = Some(detail.clone());
+                Err(RuntimeError {
+                    reason: ErrorReason::StartFailed,
+                    detail,
+                })
+            }
+        }
+    }
+
+    pub(crate) async fn condition(&self) -> Option<Condition> {
+        self.state.lock().await.problem.clone().map(|detail| Condition {
+            kind: "firewall_missing",
+            detail,
+            next_step: "run the agent as root or with CAP_NET_ADMIN, and install nftables (apt-get install nftables)".into(),
+            image: String::new(),
+        })
+    }
+
+    /// Takes the rules away. Only for a node that is given up.
+    pub(crate) async fn remove(&self) -> Result<(), String> {
+        let mut state = self.state.lock().await;
+        state.listing = None;
+        state.verified = None;
+        match state.tool {
+            Some(Tool::Nft) => run("nft", &["delete", "table", "inet", &self.rules.table], "")
+                .await
+                .map(drop),
+            Some(Tool::Iptables) => self.remove_iptables().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn verify_or_load(&self, state: &mut State) -> Result<(), String> {
+        let tool = match state.tool {
+            Some(tool) => tool,
+            None => {
+                let tool = self.pick().await?;
+                state.tool = Some(tool);
+                tool
+            }
+        };
+        if let Some(expected) = &state.listing {
+            match self.list(tool).await {
+                Ok(found) if &found == expected => return Ok(()),
+                Ok(_) => warn!(
+                    table = self.rules.table,
+                    "the firewall rules were changed; loading them again"
+                ),
+                Err(_) => warn!(
+                    table = self.rules.table,
+                    "the firewall rules were flushed; loading them again"
+                ),
+            }
+        }
+        state.listing = None;
+        match tool {
+            Tool::Nft => {
+                run("nft", &["-f", "-"], &self.rules.nft()).await?;
+            }
+            Tool::Iptables => self.load_iptables().await?,
+        }
+        let listing = self.list(tool).await?;
+        let prefix = &self.rules.bridge_prefix;
+        let rules = listing
+            .lines()
+            .filter(|line| line.contains(prefix.as_str()))
+            .count();
+        let expected = match tool {
+            Tool::Nft => self.rules.nft_rule_count(),
+            Tool::Iptables => self
+                .rules
+                .iptables()
+                .lines()
+                .chain(self.rules.ip6tables().lines())
+                .filter(|l| l.starts_with("-A"))
+                .count(),
+        };
+        if rules != expected {
+            return Err(format!(
+                "{rules} of {expected} firewall rules are in place after loading them"
+            ));
+        }
+        info!(
+            table = self.rules.table,
+            rules,
+            ?tool,
+            "firewall rules loaded"
+        );
+        state.listing = Some(listing);
+        Ok(())
+    }
+
+    async fn pick(&self) -> Result<Tool, String> {
+        let nft = async { run("nft", &["--version"], "").await.is_ok() };
+        match self.choice {
+            FirewallTool::Nft => Ok(Tool::Nft),
+            FirewallTool::Iptables => Ok(Tool::Iptables),
+            FirewallTool::Auto if nft.await => Ok(Tool::Nft),
+            FirewallTool::Auto => match run("iptables", &["--version"], "").await {
+                Ok(_) => Ok(Tool::Iptables),
+                Err(_) => Err("neither nft nor iptables is installed".into()),
+            },
+        }
+    }
+
+    async fn list(&self, tool: Tool) -> Result<String, String> {
+        match tool {
+            Tool::Nft => run("nft", &["list", "table", "inet", &self.rules.table], "").await,
+            Tool::Iptables => {
+                let [input, forward] = self.rules.chains();
+                let mut text = String::new();
+                for program in ["iptables", "ip6tables"] {
+                    for (chain, hook) in [(&input, "INPUT"), (&forward, "FORWARD")] {
+                        text.push_str(&run(program, &["-w", "-S", chain], "").await?);
+                        // Not ahead of the engine's rules is as good as absent.
+                        let first = run(program, &["-w", "-S", hook, "1"], "").await?;
+                        if first.trim() != format!("-A {hook} -j {chain}") {
+                            return Err(format!(
+                                "{program} {hook} does not begin with a jump to {chain}"
+                            ));
+                        }
+                    }
+                }
+                Ok(text)
+            }
+        }
+    }
+
+    async fn load_iptables(&self) -> Result<(), String> {
+        let [input, forward] = self.rules.chains();
+        for (program, restore, rules) in [
+            ("iptables", "iptables-restore", self.rules.iptables()),
+            ("ip6tables", "ip6tables-restore", self.rules.ip6tables()),
+        ] {
+            run(restore, &["-w", "--noflush"], &rules).await?;
+            for (chain, hook) in [(&input, "INPUT"), (&forward, "FORWARD")] {
+                // At most one jump, and that one first.
+                let _ = run(program, &["-w", "-D", hook, "-j", chain], "").await;
+                run(program, &["-w", "-I", hook, "1", "-j", chain], "").await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_iptables(&self) -> Result<(), String> {
+        let [input, forward] = self.rules.chains();
+        for program in ["iptables", "ip6tables"] {
+            for (chain, hook) in [(&input, "INPUT"), (&forward, "FORWARD")] {
+                let _ = run(program, &["-w", "-D", hook, "-j", chain], "").await;
+                run(program, &["-w", "-F", chain], "").await?;
+                run(program, &["-w", "-X", chain], "").await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs a tool with a bound; the error holds its own words.
+async fn run(program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
+    let work = async {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("{program}: {error}"))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A tool that fails early closes its input; its own words say more.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+        let output = child
+            .wait_with_output()
+            .await
+            .map_err(|error| format!("{program}: {error}"))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            let words = String::from_utf8_lossy(&output.stderr);
+            Err(format!(
+                "{program} {}: {}",
+                arguments.join(" "),
+                words.lines().next().unwrap_or("failed").trim()
+            ))
+        }
+    };
+    match tokio::time::timeout(TOOL, work).await {
+        Ok(result) => result,
+        Err(_) => Err(format!("{program} did not end within {} s", TOOL.as_secs())),
+    }
+}

@@ -1,0 +1,188 @@
+//! What an earlier process of this agent left: adopted when alive, else removed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use agent_core::names::label;
+use agent_core::runtime::{Found, RuntimeError};
+use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::ListContainersOptionsBuilder;
+use tracing::{info, warn};
+
+use crate::engine::{bounded, status};
+use crate::runtime::{Handle, Inner};
+use crate::usage;
+
+impl Inner {
+    /// Sweeps by this agent's own label only; nobody else's container is touched.
+    pub(crate) async fn recover_all(&self, docker: &Docker) -> Result<Vec<Found>, RuntimeError> {
+        let mut found = Vec::new();
+        let mut handles = BTreeMap::new();
+        let mut keep_volumes = BTreeSet::new();
+        let mut used_slots = BTreeSet::new();
+        let mut keep_groups = BTreeSet::new();
+        for id in self.own_containers(docker).await? {
+            let Some(container) = inspect(docker, &id).await? else {
+                continue;
+            };
+            let name = container
+                .name
+                .clone()
+                .unwrap_or_default()
+                .trim_start_matches('/')
+                .to_owned();
+            let role = container_label(&container, label::ROLE);
+            if role != "runner" || self.config.instance.is_unnamed(&name) {
+                info!(
+                    container = name,
+                    role, "removing what was never handed over"
+                );
+                if let Err(error) = self.remove_container(docker, &id).await {
+                    warn!(%error, "left a container behind");
+                }
+                continue;
+            }
+            let handle = handle_of(&container, &id);
+            let running = container
+                .state
+                .as_ref()
+                .and_then(|state| state.running)
+                .unwrap_or(false);
+            let processes = if running {
+                self.look_at(docker, &handle).await?
+            } else {
+                Default::default()
+            };
+            keep_volumes.insert(handle.work_volume.clone());
+            keep_groups.insert(handle.cgroup_parent.clone());
+            used_slots.extend(handle.slot);
+            let started = container
+                .state
+                .as_ref()
+                .and_then(|state| state.started_at.as_deref())
+                .map_or(0, utc_ms);
+            info!(
+                runner = name,
+                running,
+                worker = processes.worker,
+                "found a runner"
+            );
+            found.push(Found {
+                name: name.clone(),
+                container_id: id,
+                running,
+                processes,
+                started_utc_ms: started,
+                lifetime_ms: container_label(&container, label::LIFETIME_MS)
+                    .parse()
+                    .unwrap_or(0),
+            });
+            handles.insert(name, handle);
+        }
+        self.volumes.sweep(docker, &keep_volumes, false).await?;
+        for group in usage::leftovers(
+            std::path::Path::new(usage::ROOT),
+            self.config.instance.as_str(),
+        ) {
+            if !keep_groups.contains(&group) {
+                usage::remove(std::path::Path::new(usage::ROOT), &group);
+            }
+        }
+        self.slots
+            .recover(docker, self.config.premade_slots, used_slots)
+            .await?;
+        for (name, handle) in handles {
+            self.follow_output(docker, &name, &handle);
+            self.insert(name, handle);
+        }
+        Ok(found)
+    }
+
+    pub(crate) async fn own_containers(
+        &self,
+        docker: &Docker,
+    ) -> Result<Vec<String>, RuntimeError> {
+        let own = format!("{}={}", label::INSTANCE, self.config.instance.as_str());
+        let filters = HashMap::from([("label", vec![own])]);
+        let options = ListContainersOptionsBuilder::new()
+            .all(true)
+            .filters(&filters)
+            .build();
+        let list = bounded("listing containers", docker.list_containers(Some(options))).await?;
+        Ok(list
+            .into_iter()
+            .filter_map(|container| container.id)
+            .collect())
+    }
+}
+
+/// What is needed to go on with a container that an earlier process made.
+fn handle_of(container: &ContainerInspectResponse, id: &str) -> Handle {
+    let host = container.host_config.as_ref();
+    let work = container
+        .mounts
+        .iter()
+        .flatten()
+        .find(|mount| {
+            mount
+                .destination
+                .as_deref()
+                .is_some_and(|path| path.ends_with("/_work"))
+        })
+        .and_then(|mount| mount.name.clone())
+        .unwrap_or_default();
+    Handle::adopted(
+        id.to_owned(),
+        container_label(container, label::SLOT).parse().ok(),
+        work,
+        host.and_then(|host| host.cgroup_parent.clone())
+            .unwrap_or_default(),
+        container
+            .state
+            .as_ref()
+            .and_then(|state| state.pid)
+            .unwrap_or(0),
+    )
+}
+
+fn container_label(container: &ContainerInspectResponse, key: &str) -> String {
+    container
+        .config
+        .as_ref()
+        .and_then(|config| config.labels.as_ref())
+        .and_then(|labels| labels.get(key).cloned())
+        .unwrap_or_default()
+}
+
+pub(crate) async fn inspect(
+    docker: &Docker,
+    id: &str,
+) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
+    let what = format!("inspecting container {id}");
+    bounded(&what, async {
+        match docker.inspect_container(id, None).await {
+            Ok(container) => Ok(Some(container)),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await
+}
+
+/// Milliseconds since 1970 of an engine's timestamp; 0 for "never".
+pub(crate) fn utc_ms(text: &str) -> u64 {
+    text.parse::<jiff::Timestamp>()
+        .map_or(0, |at| u64::try_from(at.as_millisecond()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::utc_ms;
+
+    #[test]
+    fn engine_timestamps_are_read() {
+        assert_eq!(utc_ms("2026-11-21T20:00:00.123456789Z"), 1_795_291_200_123);
+        assert_eq!(utc_ms("0001-01-01T00:00:00Z"), 0);
+        assert_eq!(utc_ms("soon"), 0);
+    }
+}

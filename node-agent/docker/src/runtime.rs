@@ -1,0 +1,727 @@
+//! The `Runtime` port on a container engine.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use agent_core::exit::Ended;
+use agent_core::firewall::Rules;
+use agent_core::lifecycle::IDLE_GRACE_MS;
+use agent_core::model::{Condition, ErrorReason, RunnerSpec};
+use agent_core::names::label;
+use agent_core::runtime::{Found, Notice, Outcome, Prepared, Processes, Runtime, RuntimeError};
+use agent_core::sandbox::{self, Place, Request};
+use bollard::Docker;
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
+    RemoveContainerOptionsBuilder, RenameContainerOptionsBuilder, StopContainerOptionsBuilder,
+};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use crate::config::Config;
+use crate::engine::{self, EngineFacts, bounded, down, failed, gone_is_fine, status};
+use crate::firewall::Firewall;
+use crate::handover;
+use crate::images::Images;
+use crate::recover::{inspect, utc_ms};
+use crate::slots::Slots;
+use crate::translate::container_body;
+use crate::volumes::{Program, Volumes};
+use crate::{events, logs, processes, usage};
+
+/// Notices waiting for the agent; more make their senders wait.
+const NOTICES: usize = 1_024;
+const HAND_OVER: Duration = Duration::from_secs(15);
+/// How long the rest of the output is waited for after the end.
+const OUTPUT_END: Duration = Duration::from_secs(2);
+
+type Stdin = Pin<Box<dyn AsyncWrite + Send>>;
+
+/// One sandbox of this process.
+pub(crate) struct Handle {
+    pub(crate) container: String,
+    pub(crate) slot: Option<u32>,
+    pub(crate) work_volume: String,
+    pub(crate) cgroup_parent: String,
+    pub(crate) pid: i64,
+    stdin: Mutex<Option<bollard::container::AttachContainerResults>>,
+    output: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Handle {
+    pub(crate) fn adopted(
+        container: String,
+        slot: Option<u32>,
+        work_volume: String,
+        cgroup_parent: String,
+        pid: i64,
+    ) -> Self {
+        Self {
+            container,
+            slot,
+            work_volume,
+            cgroup_parent,
+            pid,
+            stdin: Mutex::default(),
+            output: Mutex::default(),
+        }
+    }
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    docker: OnceLock<(Docker, EngineFacts)>,
+    fleet: Mutex<String>,
+    sandboxes: Mutex<BTreeMap<String, Arc<Handle>>>,
+    images: Images,
+    pub(crate) volumes: Volumes,
+    pub(crate) slots: Slots,
+    firewall: Firewall,
+    starts: Semaphore,
+    notices: mpsc::Sender<Notice>,
+}
+
+/// Sandboxes on Docker or on Podman's Docker-compatible socket.
+pub struct DockerRuntime {
+    inner: Arc<Inner>,
+    inbox: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
+    events: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for DockerRuntime {
+    fn drop(&mut self) {
+        if let Some(task) = lock(&self.events).take() {
+            task.abort();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl DockerRuntime {
+    /// Does not touch the engine yet; `recover` connects.
+    pub fn new(config: Config) -> Self {
+        let (notices, inbox) = mpsc::channel(NOTICES);
+        let rules = Rules {
+            table: config.instance.table(),
+            bridge_prefix: config.instance.bridge_prefix(),
+            resolvers: config.dns.clone(),
+        };
+        let inner = Inner {
+            docker: OnceLock::new(),
+            fleet: Mutex::default(),
+            sandboxes: Mutex::default(),
+            images: Images::default(),
+            volumes: Volumes::new(
+                config.instance.clone(),
+                config.node.clone(),
+                &config.state_dir,
+            ),
+            slots: Slots::new(
+                config.instance.clone(),
+                config.node.clone(),
+                config.slots_cidr,
+            ),
+            firewall: Firewall::new(rules, config.firewall),
+            starts: Semaphore::new(config.parallel_starts.max(1)),
+            notices,
+            config,
+        };
+        Self {
+            inner: Arc::new(inner),
+            inbox: tokio::sync::Mutex::new(inbox),
+            events: Mutex::default(),
+        }
+    }
+
+    /// What the engine said of itself, after a successful `recover`.
+    pub fn facts(&self) -> Option<EngineFacts> {
+        self.inner.docker.get().map(|(_, facts)| facts.clone())
+    }
+
+    /// Asks an engine what it is, and changes nothing.
+    pub async fn detect(socket: &Path) -> Result<EngineFacts, RuntimeError> {
+        engine::facts(&engine::connect(socket).await?).await
+    }
+
+    /// Removes everything this agent made on the engine and its firewall table.
+    pub async fn purge(&self) -> Result<(), RuntimeError> {
+        let docker = self.inner.engine().await?;
+        for id in self.inner.own_containers(&docker).await? {
+            self.inner.remove_container(&docker, &id).await?;
+        }
+        self.inner
+            .volumes
+            .sweep(&docker, &Default::default(), true)
+            .await?;
+        self.inner.slots.clear(&docker).await?;
+        for group in usage::leftovers(Path::new(usage::ROOT), self.inner.config.instance.as_str()) {
+            usage::remove(Path::new(usage::ROOT), &group);
+        }
+        self.inner.firewall.remove().await.map_err(down)
+    }
+}
+
+impl Inner {
+    pub(crate) fn docker(&self) -> Option<Docker> {
+        self.docker.get().map(|(docker, _)| docker.clone())
+    }
+
+    async fn engine(&self) -> Result<Docker, RuntimeError> {
+        if let Some(docker) = self.docker() {
+            return Ok(docker);
+        }
+        let docker = engine::connect(&self.config.socket).await?;
+        let facts = engine::facts(&docker).await?;
+        Ok(self.docker.get_or_init(|| (docker, facts)).0.clone())
+    }
+
+    fn connected(&self) -> Result<(Docker, EngineFacts), RuntimeError> {
+        self.docker
+            .get()
+            .cloned()
+            .ok_or_else(|| down("the engine was never reached".into()))
+    }
+
+    pub(crate) async fn tell(&self, notice: Notice) {
+        // The receiver lives as long as the runtime; a closed one means the end.
+        let _ = self.notices.send(notice).await;
+    }
+
+    pub(crate) fn insert(&self, runner: String, handle: Handle) -> Arc<Handle> {
+        let handle = Arc::new(handle);
+        lock(&self.sandboxes).insert(runner, handle.clone());
+        handle
+    }
+
+    fn handle(&self, runner: &str) -> Result<Arc<Handle>, RuntimeError> {
+        lock(&self.sandboxes)
+            .get(runner)
+            .cloned()
+            .ok_or_else(|| RuntimeError {
+                reason: ErrorReason::StartFailed,
+                detail: format!("this agent has no sandbox for {runner}"),
+            })
+    }
+
+    pub(crate) async fn died(&self, container: &str) {
+        let runner = lock(&self.sandboxes)
+            .iter()
+            .find(|(_, handle)| handle.container == container)
+            .map(|(runner, _)| runner.clone());
+        if let Some(runner) = runner {
+            self.tell(Notice::Died { runner }).await;
+        }
+    }
+
+    /// Tells of every sandbox that is not running any more.
+    pub(crate) async fn resync(&self, docker: &Docker) -> Result<(), RuntimeError> {
+        bounded("asking the engine whether it is there", docker.ping()).await?;
+        let known: Vec<String> = lock(&self.sandboxes)
+            .values()
+            .map(|handle| handle.container.clone())
+            .collect();
+        for id in known {
+            let container = inspect(docker, &id).await?;
+            let running = container
+                .and_then(|c| c.state)
+                .and_then(|state| state.running)
+                .unwrap_or(false);
+            if !running {
+                self.died(&id).await;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn follow_output(&self, docker: &Docker, runner: &str, handle: &Handle) {
+        let task = logs::follow(
+            docker.clone(),
+            handle.container.clone(),
+            runner.to_owned(),
+            self.notices.clone(),
+        );
+        *lock(&handle.output) = Some(task);
+    }
+
+    pub(crate) async fn look_at(
+        &self,
+        docker: &Docker,
+        handle: &Handle,
+    ) -> Result<Processes, RuntimeError> {
+        let seen = processes::of_pid(Path::new("/proc"), Path::new(usage::ROOT), handle.pid);
+        if let Some(seen) = seen {
+            return Ok(seen);
+        }
+        let what = format!("listing processes of {}", handle.container);
+        let top = bounded(&what, async {
+            match docker.top_processes(&handle.container, None).await {
+                // Not running: there is nobody in it.
+                Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(Default::default()),
+                other => other,
+            }
+        })
+        .await?;
+        let column = top
+            .titles
+            .unwrap_or_default()
+            .iter()
+            .position(|title| title == "CMD" || title == "COMMAND")
+            .unwrap_or(usize::MAX);
+        let rows = top.processes.unwrap_or_default();
+        let lines = rows.iter().filter_map(|row| row.get(column).or(row.last()));
+        Ok(processes::of_command_lines(lines.map(String::as_str)))
+    }
+
+    pub(crate) async fn remove_container(
+        &self,
+        docker: &Docker,
+        id: &str,
+    ) -> Result<(), RuntimeError> {
+        let options = RemoveContainerOptionsBuilder::new()
+            .force(true)
+            .v(true)
+            .build();
+        bounded(&format!("removing container {id}"), async {
+            match gone_is_fine(docker.remove_container(id, Some(options)).await) {
+                // Somebody is removing it already.
+                Err(error)
+                    if status(&error) == Some(409)
+                        && error.to_string().contains("already in progress") =>
+                {
+                    Ok(())
+                }
+                other => other,
+            }
+        })
+        .await
+    }
+
+    fn enough_disk(&self, facts: &EngineFacts) -> Result<(), RuntimeError> {
+        for path in [Path::new(&facts.root_dir), &self.config.state_dir] {
+            if let Some(free) = free_bytes(path)
+                && free < self.config.min_free_disk
+            {
+                return Err(RuntimeError {
+                    reason: ErrorReason::DiskFull,
+                    detail: format!(
+                        "{} has {} MiB free, less than min_free_disk ({} MiB)",
+                        path.display(),
+                        free >> 20,
+                        self.config.min_free_disk >> 20
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn make(
+        &self,
+        spec: &RunnerSpec,
+        lifetime_ms: u64,
+        salt: &str,
+        slot: u32,
+    ) -> Result<Handle, RuntimeError> {
+        let (docker, facts) = self.connected()?;
+        let request = Request::from_spec(spec).map_err(|refusal| RuntimeError {
+            reason: ErrorReason::SpecRefused,
+            detail: refusal.to_string(),
+        })?;
+        let image_id = self
+            .images
+            .ensure(&docker, &request.image, &request.platform, self.config.pull)
+            .await?;
+        let program = self
+            .volumes
+            .program(&docker, &image_id, &request.platform)
+            .await?;
+        let _start = self
+            .starts
+            .acquire()
+            .await
+            .map_err(|_| down("the agent is ending".into()))?;
+        let instance = &self.config.instance;
+        let mut place = Place {
+            image_id: image_id.clone(),
+            network: instance.network(slot),
+            work_volume: instance.work_volume(slot, salt),
+            bin_volume: program.bin.clone(),
+            externals_volume: program.externals.clone(),
+            dns: self.config.dns.iter().map(ToString::to_string).collect(),
+            host_cpus: self.config.host_cpus,
+            cgroup_parent: usage::parent(
+                &facts.cgroup_driver,
+                facts.rootless,
+                instance.as_str(),
+                salt,
+            ),
+            labels: vec![
+                (label::INSTANCE.into(), instance.as_str().into()),
+                (label::NODE.into(), self.config.node.clone()),
+                (label::FLEET.into(), lock(&self.fleet).clone()),
+                (label::ROLE.into(), "runner".into()),
+                (label::SLOT.into(), slot.to_string()),
+                (label::LIFETIME_MS.into(), lifetime_ms.to_string()),
+            ],
+        };
+        let hash = sandbox::strict(&request, &place).spec_hash();
+        place.labels.push((label::SPEC.into(), hash));
+        let sandbox = sandbox::strict(&request, &place);
+        let name = instance.unnamed_container(slot, salt);
+        let options = CreateContainerOptionsBuilder::new()
+            .name(&name)
+            .platform(&request.platform)
+            .build();
+        let created = tokio::time::timeout(
+            engine::CALL,
+            docker.create_container(Some(options), container_body(&sandbox)),
+        )
+        .await;
+        let container = match created {
+            Ok(Ok(created)) => created.id,
+            Ok(Err(error)) => {
+                self.blame(&error, &request.image, &program, slot).await;
+                return Err(failed(&format!("making container {name}"), &error));
+            }
+            Err(_) => {
+                return Err(down(format!(
+                    "making container {name}: no answer from the engine"
+                )));
+            }
+        };
+        let mut handle = Handle::adopted(
+            container.clone(),
+            Some(slot),
+            place.work_volume.clone(),
+            place.cgroup_parent.clone(),
+            0,
+        );
+        let started = self
+            .start(&docker, &facts, &mut handle, &image_id, &request.platform)
+            .await;
+        if let Err(error) = started {
+            self.discard(&docker, &handle).await;
+            return Err(error);
+        }
+        Ok(handle)
+    }
+
+    /// A refused creation may mean that something cached is gone.
+    async fn blame(
+        &self,
+        error: &bollard::errors::Error,
+        image: &str,
+        program: &Program,
+        slot: u32,
+    ) {
+        if status(error) == Some(404) {
+            self.images.forget(image);
+            self.volumes.forget(program);
+            if error.to_string().contains("network") {
+                self.slots.lost(slot).await;
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        docker: &Docker,
+        facts: &EngineFacts,
+        handle: &mut Handle,
+        image_id: &str,
+        platform: &str,
+    ) -> Result<(), RuntimeError> {
+        let mountpoint = Path::new(&facts.root_dir)
+            .join("volumes")
+            .join(&handle.work_volume)
+            .join("_data");
+        self.volumes
+            .own(docker, &handle.work_volume, &mountpoint, image_id, platform)
+            .await?;
+        // Attached before the start, so that standard input is never without a reader's end.
+        let options = AttachContainerOptionsBuilder::new()
+            .stdin(true)
+            .stream(true)
+            .build();
+        let stdin = bounded(
+            &format!("attaching to {}", handle.container),
+            docker.attach_container(&handle.container, Some(options)),
+        )
+        .await?;
+        *lock(&handle.stdin) = Some(stdin);
+        bounded(
+            &format!("starting container {}", handle.container),
+            docker.start_container(&handle.container, None),
+        )
+        .await?;
+        let container = inspect(docker, &handle.container).await?;
+        handle.pid = container
+            .and_then(|c| c.state)
+            .and_then(|state| state.pid)
+            .unwrap_or(0);
+        Ok(())
+    }
+
+    async fn discard(&self, docker: &Docker, handle: &Handle) {
+        for result in [
+            self.remove_container(docker, &handle.container).await,
+            self.volumes.delete(docker, &handle.work_volume).await,
+        ] {
+            if let Err(error) = result {
+                warn!(%error, "left something behind; it is swept at the next start");
+            }
+        }
+        usage::remove(Path::new(usage::ROOT), &handle.cgroup_parent);
+    }
+
+    async fn prepare(&self, runner: &str, spec: &RunnerSpec) -> Result<Prepared, RuntimeError> {
+        let (docker, facts) = self.connected()?;
+        self.enough_disk(&facts)?;
+        let slot = self.slots.take(&docker).await?;
+        let salt = format!("{:08x}", rand::random::<u32>());
+        match self.make(spec, spec.lifetime_ms, &salt, slot).await {
+            Ok(handle) => {
+                let handle = self.insert(runner.to_owned(), handle);
+                Ok(Prepared {
+                    container_id: handle.container.clone(),
+                })
+            }
+            Err(error) => {
+                self.slots.release(slot).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn hand_over(&self, runner: &str, jit_config: &[u8]) -> Result<(), RuntimeError> {
+        let (docker, _) = self.connected()?;
+        let handle = self.handle(runner)?;
+        let archive = handover::archive(jit_config).map_err(|error| refused(error.to_string()))?;
+        let attached = lock(&handle.stdin).take();
+        let mut attached =
+            attached.ok_or_else(|| refused(format!("{runner} was handed over before")))?;
+        // First the name: a container that has it may hold a registration.
+        let options = RenameContainerOptionsBuilder::new().name(runner).build();
+        bounded(
+            &format!("renaming a sandbox to {runner}"),
+            docker.rename_container(&handle.container, options),
+        )
+        .await?;
+        self.follow_output(&docker, runner, &handle);
+        let write = async {
+            let stdin: &mut Stdin = &mut attached.input;
+            stdin.write_all(&archive).await?;
+            stdin.flush().await?;
+            stdin.shutdown().await
+        };
+        match tokio::time::timeout(HAND_OVER, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(refused(format!(
+                "writing the registration of {runner}: {error}"
+            ))),
+            Err(_) => Err(refused(format!(
+                "{runner} did not take its registration within {} s",
+                HAND_OVER.as_secs()
+            ))),
+        }
+    }
+
+    async fn end(self: &Arc<Self>, runner: &str, grace: Duration) -> Result<(), RuntimeError> {
+        let (docker, _) = self.connected()?;
+        let handle = self.handle(runner)?;
+        kill(&docker, &handle.container, "SIGINT").await?;
+        let container = handle.container.clone();
+        let name = runner.to_owned();
+        tokio::spawn(async move {
+            tokio::time::sleep(grace).await;
+            if let Err(error) = kill(&docker, &container, "SIGKILL").await {
+                warn!(runner = name, %error, "could not kill a runner after its grace");
+            }
+        });
+        Ok(())
+    }
+
+    async fn collect(&self, runner: &str) -> Result<Outcome, RuntimeError> {
+        let (docker, _) = self.connected()?;
+        let Ok(handle) = self.handle(runner) else {
+            return Ok(Outcome::default());
+        };
+        lock(&handle.stdin).take();
+        let Some(mut container) = inspect(&docker, &handle.container).await? else {
+            return Ok(Outcome {
+                usage: usage::read(Path::new(usage::ROOT), &handle.cgroup_parent),
+                ..Outcome::default()
+            });
+        };
+        if container
+            .state
+            .as_ref()
+            .and_then(|state| state.running)
+            .unwrap_or(false)
+        {
+            let grace = i32::try_from(IDLE_GRACE_MS / 1_000).unwrap_or(5);
+            let options = StopContainerOptionsBuilder::new().t(grace).build();
+            bounded(&format!("stopping {runner}"), async {
+                gone_is_fine(
+                    docker
+                        .stop_container(&handle.container, Some(options))
+                        .await,
+                )
+            })
+            .await?;
+            container = inspect(&docker, &handle.container)
+                .await?
+                .unwrap_or_default();
+        }
+        let output = lock(&handle.output).take();
+        if let Some(output) = output
+            && tokio::time::timeout(OUTPUT_END, output).await.is_err()
+        {
+            debug!(runner, "the rest of the output was not waited for");
+        }
+        let state = container.state.unwrap_or_default();
+        let engine_error = state.error.unwrap_or_default();
+        Ok(Outcome {
+            ended: Ended {
+                code: state.exit_code.and_then(|code| i32::try_from(code).ok()),
+                oom_killed: state.oom_killed.unwrap_or(false),
+                engine_error,
+                ..Ended::default()
+            },
+            usage: usage::read(Path::new(usage::ROOT), &handle.cgroup_parent),
+            finished_utc_ms: state.finished_at.as_deref().map_or(0, utc_ms),
+        })
+    }
+
+    async fn remove(&self, runner: &str) -> Result<(), RuntimeError> {
+        let (docker, _) = self.connected()?;
+        let Ok(handle) = self.handle(runner) else {
+            return Ok(());
+        };
+        self.remove_container(&docker, &handle.container).await?;
+        self.volumes.delete(&docker, &handle.work_volume).await?;
+        usage::remove(Path::new(usage::ROOT), &handle.cgroup_parent);
+        if let Some(slot) = handle.slot {
+            self.slots.release(slot).await;
+        }
+        lock(&self.sandboxes).remove(runner);
+        Ok(())
+    }
+
+    async fn conditions(&self) -> Vec<Condition> {
+        let mut conditions = self.images.conditions();
+        conditions.extend(self.firewall.condition().await);
+        if let Some((_, facts)) = self.docker.get()
+            && let Err(error) = self.enough_disk(facts)
+        {
+            conditions.push(Condition {
+                kind: "disk_full",
+                detail: error.detail,
+                next_step: "free space on that disk (docker image prune), or lower min_free_disk"
+                    .into(),
+                image: String::new(),
+            });
+        }
+        conditions
+    }
+}
+
+fn refused(detail: String) -> RuntimeError {
+    RuntimeError {
+        reason: ErrorReason::StartFailed,
+        detail,
+    }
+}
+
+async fn kill(docker: &Docker, container: &str, signal: &str) -> Result<(), RuntimeError> {
+    let options = KillContainerOptionsBuilder::new().signal(signal).build();
+    bounded(&format!("sending {signal} to {container}"), async {
+        match docker.kill_container(container, Some(options)).await {
+            // Not there or not running: that is what was wanted.
+            Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(()),
+            other => other,
+        }
+    })
+    .await
+}
+
+#[allow(unsafe_code)]
+fn free_bytes(path: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path is a C string and the buffer is of the right type; it is read only after success.
+    let stat = unsafe {
+        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
+            return None;
+        }
+        stat.assume_init()
+    };
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+impl Runtime for DockerRuntime {
+    async fn recover(&self) -> Result<Vec<Found>, RuntimeError> {
+        let docker = self.inner.engine().await?;
+        let found = self.inner.recover_all(&docker).await?;
+        let mut events = lock(&self.events);
+        if events.is_none() {
+            *events = Some(tokio::spawn(events::follow(Arc::downgrade(&self.inner))));
+        }
+        Ok(found)
+    }
+
+    async fn prepare(&self, runner: &str, spec: &RunnerSpec) -> Result<Prepared, RuntimeError> {
+        self.inner.prepare(runner, spec).await
+    }
+
+    async fn hand_over(&self, runner: &str, jit_config: &[u8]) -> Result<(), RuntimeError> {
+        self.inner.hand_over(runner, jit_config).await
+    }
+
+    async fn look(&self, runner: &str) -> Result<Processes, RuntimeError> {
+        let (docker, _) = self.inner.connected()?;
+        let handle = self.inner.handle(runner)?;
+        self.inner.look_at(&docker, &handle).await
+    }
+
+    async fn end(&self, runner: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.inner.end(runner, grace).await
+    }
+
+    async fn collect(&self, runner: &str) -> Result<Outcome, RuntimeError> {
+        self.inner.collect(runner).await
+    }
+
+    async fn remove(&self, runner: &str) -> Result<(), RuntimeError> {
+        self.inner.remove(runner).await
+    }
+
+    async fn assert_firewall(&self) -> Result<(), RuntimeError> {
+        self.inner.firewall.assert().await
+    }
+
+    async fn conditions(&self) -> Vec<Condition> {
+        self.inner.conditions().await
+    }
+
+    async fn notice(&self) -> Notice {
+        match self.inbox.lock().await.recv().await {
+            Some(notice) => notice,
+            // The sender lives in `inner`, so this is never reached.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn set_fleet(&self, fleet: &str) {
+        *lock(&self.inner.fleet) = fleet.to_owned();
+    }
+}

@@ -1,0 +1,226 @@
+//! Slot networks: made before a runner needs one, used by one sandbox at a time.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use agent_core::model::ErrorReason;
+use agent_core::names::{Instance, label};
+use agent_core::runtime::RuntimeError;
+use agent_core::slots::SlotsCidr;
+use bollard::Docker;
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::query_parameters::ListNetworksOptionsBuilder;
+use tracing::{info, warn};
+
+use crate::engine::{bounded, gone_is_fine};
+
+/// Indexes tried for one network before giving up: others may use the range too.
+const MAX_SKIPS: u32 = 64;
+
+#[derive(Default)]
+struct Table {
+    made: BTreeSet<u32>,
+    used: BTreeSet<u32>,
+    /// Cannot be made: the range is taken by somebody else.
+    broken: BTreeSet<u32>,
+}
+
+pub(crate) struct Slots {
+    instance: Instance,
+    node: String,
+    cidr: SlotsCidr,
+    table: tokio::sync::Mutex<Table>,
+}
+
+impl Slots {
+    pub(crate) fn new(instance: Instance, node: String, cidr: SlotsCidr) -> Self {
+        Self {
+            instance,
+            node,
+            cidr,
+            table: Default::default(),
+        }
+    }
+
+    /// Finds this agent's networks, removes those of another range, and makes
+    /// what is missing of `wanted`. `used` are the slots of adopted runners.
+    pub(crate) async fn recover(
+        &self,
+        docker: &Docker,
+        wanted: u32,
+        used: BTreeSet<u32>,
+    ) -> Result<(), RuntimeError> {
+        let mut table = self.table.lock().await;
+        *table = Table {
+            used,
+            ..Table::default()
+        };
+        for (name, (id, subnet)) in self.existing(docker).await? {
+            let index = name
+                .strip_prefix(&self.instance.bridge_prefix())
+                .and_then(|n| n.parse::<u32>().ok());
+            let fits = index
+                .and_then(|index| self.cidr.net(index))
+                .is_some_and(|net| net.subnet == subnet);
+            match index {
+                Some(index) if fits || table.used.contains(&index) => {
+                    table.made.insert(index);
+                }
+                _ => {
+                    let what = format!("removing network {name}");
+                    if let Err(error) = bounded(&what, async {
+                        gone_is_fine(docker.remove_network(&id).await)
+                    })
+                    .await
+                    {
+                        // An engine may say "active endpoints" until its restart; another network will do.
+                        warn!(%error, "left a network behind");
+                    }
+                }
+            }
+        }
+        while (table.made.len() as u32) < wanted.min(self.cidr.len()) {
+            self.make_next(docker, &mut table).await?;
+        }
+        info!(slots = table.made.len(), "slot networks are ready");
+        Ok(())
+    }
+
+    /// Takes a free slot, making one when all are used.
+    pub(crate) async fn take(&self, docker: &Docker) -> Result<u32, RuntimeError> {
+        let mut table = self.table.lock().await;
+        let free = table
+            .made
+            .iter()
+            .copied()
+            .find(|index| !table.used.contains(index));
+        let index = match free {
+            Some(index) => index,
+            None => self.make_next(docker, &mut table).await?,
+        };
+        table.used.insert(index);
+        Ok(index)
+    }
+
+    pub(crate) async fn release(&self, index: u32) {
+        self.table.lock().await.used.remove(&index);
+    }
+
+    /// The network vanished or cannot be used: another one is made for the next.
+    pub(crate) async fn lost(&self, index: u32) {
+        let mut table = self.table.lock().await;
+        table.made.remove(&index);
+        table.used.remove(&index);
+    }
+
+    /// Removes every network of this agent that nothing uses.
+    pub(crate) async fn clear(&self, docker: &Docker) -> Result<(), RuntimeError> {
+        let mut table = self.table.lock().await;
+        for (name, (id, _)) in self.existing(docker).await? {
+            bounded(&format!("removing network {name}"), async {
+                gone_is_fine(docker.remove_network(&id).await)
+            })
+            .await?;
+        }
+        table.made.clear();
+        Ok(())
+    }
+
+    async fn existing(
+        &self,
+        docker: &Docker,
+    ) -> Result<BTreeMap<String, (String, String)>, RuntimeError> {
+        let filters = HashMap::from([(
+            "label",
+            vec![format!("{}={}", label::INSTANCE, self.instance.as_str())],
+        )]);
+        let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+        let networks = bounded("listing networks", docker.list_networks(Some(options))).await?;
+        Ok(networks
+            .into_iter()
+            .filter_map(|network| {
+                let subnet = network
+                    .ipam
+                    .and_then(|ipam| ipam.config)
+                    .and_then(|config| config.into_iter().next())
+                    .and_then(|config| config.subnet)
+                    .unwrap_or_default();
+                Some((network.name?, (network.id?, subnet)))
+            })
+            .collect())
+    }
+
+    async fn make_next(&self, docker: &Docker, table: &mut Table) -> Result<u32, RuntimeError> {
+        let mut last = None;
+        for _ in 0..MAX_SKIPS {
+            let next = (0..self.cidr.len())
+                .find(|index| !table.made.contains(index) && !table.broken.contains(index));
+            let Some(index) = next else { break };
+            match self.make(docker, index).await {
+                Ok(()) => {
+                    table.made.insert(index);
+                    return Ok(index);
+                }
+                Err(error) if error.reason == ErrorReason::StartFailed => {
+                    warn!(slot = index, %error, "this slot's addresses are taken; trying the next");
+                    table.broken.insert(index);
+                    last = Some(error.detail);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let why = last.map_or_else(String::new, |last| format!(" (last: {last})"));
+        Err(RuntimeError {
+            reason: ErrorReason::OutOfSlots,
+            detail: format!(
+                "no free slot network is left{why}; set slots_cidr to a larger or unused range"
+            ),
+        })
+    }
+
+    async fn make(&self, docker: &Docker, index: u32) -> Result<(), RuntimeError> {
+        let name = self.instance.network(index);
+        let net = self.cidr.net(index).ok_or_else(|| RuntimeError {
+            reason: ErrorReason::OutOfSlots,
+            detail: format!("slot {index} is outside slots_cidr"),
+        })?;
+        let options = [
+            ("com.docker.network.bridge.name", name.as_str()),
+            ("com.docker.network.bridge.enable_icc", "false"),
+            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+        ];
+        let labels = [
+            (label::INSTANCE, self.instance.as_str().to_owned()),
+            (label::NODE, self.node.clone()),
+            (label::SLOT, index.to_string()),
+        ];
+        let request = NetworkCreateRequest {
+            name: name.clone(),
+            driver: Some("bridge".into()),
+            internal: Some(false),
+            attachable: Some(false),
+            enable_ipv6: Some(false),
+            ipam: Some(Ipam {
+                driver: Some("default".into()),
+                config: Some(vec![IpamConfig {
+                    subnet: Some(net.subnet),
+                    gateway: Some(net.gateway),
+                    ..IpamConfig::default()
+                }]),
+                options: None,
+            }),
+            options: Some(
+                options
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+            ),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value)).into()),
+            ..NetworkCreateRequest::default()
+        };
+        bounded(
+            &format!("making network {name}"),
+            docker.create_network(request),
+        )
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! A sandbox's data in the engine's words, field by field and nothing more.
+
+use std::collections::HashMap;
+
+use agent_core::sandbox::{Sandbox, VolumeMount};
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
+    MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+};
+
+/// The body of `POST /containers/create`.
+pub fn container_body(sandbox: &Sandbox) -> ContainerCreateBody {
+    let labels: HashMap<String, String> = sandbox.labels.iter().cloned().collect();
+    ContainerCreateBody {
+        hostname: Some(sandbox.hostname.clone()),
+        user: Some(sandbox.user.clone()),
+        attach_stdin: Some(sandbox.attach_stdin),
+        attach_stdout: Some(false),
+        attach_stderr: Some(false),
+        tty: Some(sandbox.tty),
+        open_stdin: Some(sandbox.open_stdin),
+        stdin_once: Some(sandbox.stdin_once),
+        env: Some(sandbox.env.clone()),
+        cmd: Some(sandbox.cmd.clone()),
+        entrypoint: Some(sandbox.entrypoint.clone()),
+        image: Some(sandbox.image.clone()),
+        working_dir: Some(sandbox.working_dir.clone()),
+        labels: Some(labels.clone()),
+        stop_signal: Some(sandbox.stop_signal.into()),
+        stop_timeout: Some(sandbox.stop_timeout_s),
+        host_config: Some(host_config(sandbox, &labels)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(sandbox: &Sandbox, labels: &HashMap<String, String>) -> HostConfig {
+    HostConfig {
+        cap_drop: Some(strings(&sandbox.cap_drop)),
+        cap_add: Some(sandbox.cap_add.clone()),
+        privileged: Some(sandbox.privileged),
+        readonly_rootfs: Some(sandbox.readonly_rootfs),
+        security_opt: Some(strings(&sandbox.security_opt)),
+        pids_limit: Some(sandbox.pids_limit),
+        memory: Some(sandbox.memory),
+        memory_swap: Some(sandbox.memory_swap),
+        nano_cpus: Some(sandbox.nano_cpus),
+        oom_kill_disable: sandbox.oom_kill_disable.then_some(true),
+        oom_score_adj: Some(sandbox.oom_score_adj),
+        ulimits: Some(
+            sandbox
+                .ulimits
+                .iter()
+                .map(|limit| ResourcesUlimits {
+                    name: Some(limit.name.into()),
+                    soft: Some(limit.soft),
+                    hard: Some(limit.hard),
+                })
+                .collect(),
+        ),
+        tmpfs: Some(sandbox.tmpfs.iter().cloned().collect()),
+        mounts: Some(
+            sandbox
+                .mounts
+                .iter()
+                .map(|mount| volume_mount(mount, labels))
+                .collect(),
+        ),
+        binds: Some(sandbox.binds.clone()),
+        devices: Some(vec![]),
+        device_cgroup_rules: Some(sandbox.device_cgroup_rules.clone()),
+        group_add: Some(sandbox.group_add.clone()),
+        ipc_mode: Some(sandbox.ipc_mode.into()),
+        pid_mode: Some(sandbox.pid_mode.into()),
+        uts_mode: Some(sandbox.uts_mode.into()),
+        userns_mode: Some(sandbox.userns_mode.into()),
+        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        cgroup_parent: (!sandbox.cgroup_parent.is_empty()).then(|| sandbox.cgroup_parent.clone()),
+        network_mode: Some(sandbox.network_mode.clone()),
+        dns: Some(sandbox.dns.clone()),
+        publish_all_ports: Some(sandbox.publish_all_ports),
+        shm_size: Some(sandbox.shm_size),
+        init: Some(sandbox.init),
+        auto_remove: Some(sandbox.auto_remove),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: Some(0),
+        }),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some(sandbox.log_driver.into()),
+            config: Some(
+                sandbox
+                    .log_options
+                    .iter()
+                    .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                    .collect(),
+            ),
+        }),
+        masked_paths: Some(sandbox.masked_paths.clone()),
+        readonly_paths: Some(strings(&sandbox.readonly_paths)),
+        ..HostConfig::default()
+    }
+}
+
+/// Only volumes: a host folder cannot be named here.
+pub(crate) fn volume_mount(mount: &VolumeMount, labels: &HashMap<String, String>) -> Mount {
+    Mount {
+        target: Some(mount.target.clone()),
+        source: Some(mount.volume.clone()),
+        typ: Some(MountType::VOLUME),
+        read_only: Some(mount.read_only),
+        volume_options: Some(MountVolumeOptions {
+            no_copy: Some(!mount.copy_up),
+            labels: Some(labels.clone()),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    }
+}
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}

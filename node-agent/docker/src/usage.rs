@@ -1,0 +1,174 @@
+//! What a sandbox used, from a control group that outlives its container.
+//!
+//! The engine removes a container's own group at its exit, so each sandbox
+//! gets a parent group; figures of a group include its former children.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use agent_core::model::Usage;
+
+pub(crate) const ROOT: &str = "/sys/fs/cgroup";
+
+/// Name of the parent group in the form the engine's driver wants, or nothing
+/// where the group could not be read or removed afterwards.
+pub(crate) fn parent(driver: &str, rootless: bool, instance: &str, salt: &str) -> String {
+    match driver {
+        _ if rootless => String::new(),
+        "cgroupfs" => format!("/longshore-{instance}/{salt}"),
+        "systemd" => format!("longshore-{instance}-{salt}.slice"),
+        _ => String::new(),
+    }
+}
+
+/// Folder below a hierarchy's root.
+fn folder(parent: &str) -> PathBuf {
+    if let Some(name) = parent.strip_suffix(".slice") {
+        // A dash in a slice's name is a level of the tree.
+        let mut path = PathBuf::new();
+        let mut prefix = String::new();
+        for part in name.split('-') {
+            if !prefix.is_empty() {
+                prefix.push('-');
+            }
+            prefix.push_str(part);
+            path.push(format!("{prefix}.slice"));
+        }
+        path
+    } else {
+        PathBuf::from(parent.trim_start_matches('/'))
+    }
+}
+
+/// What was used, or none where the host cannot tell.
+pub(crate) fn read(root: &Path, parent: &str) -> Option<Usage> {
+    if parent.is_empty() {
+        return None;
+    }
+    let folder = folder(parent);
+    let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let unified = root.join(&folder);
+    if let Some(peak_memory_bytes) = number(unified.join("memory.peak")) {
+        let stat = fs::read_to_string(unified.join("cpu.stat")).ok()?;
+        let micros: u64 = stat
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "))?
+            .trim()
+            .parse()
+            .ok()?;
+        return Some(Usage {
+            cpu_ns: micros * 1_000,
+            peak_memory_bytes,
+        });
+    }
+    let cpu_ns = ["cpuacct", "cpu,cpuacct"]
+        .iter()
+        .find_map(|controller| number(root.join(controller).join(&folder).join("cpuacct.usage")))?;
+    let peak_memory_bytes = number(
+        root.join("memory")
+            .join(&folder)
+            .join("memory.max_usage_in_bytes"),
+    )?;
+    Some(Usage {
+        cpu_ns,
+        peak_memory_bytes,
+    })
+}
+
+/// Removes the parent group from every hierarchy. Missing ones are fine.
+pub(crate) fn remove(root: &Path, parent: &str) {
+    if parent.is_empty() || parent.ends_with(".slice") {
+        return;
+    }
+    let folder = folder(parent);
+    let mut places = vec![root.join(&folder)];
+    if let Ok(entries) = fs::read_dir(root) {
+        places.extend(entries.flatten().map(|entry| entry.path().join(&folder)));
+    }
+    for place in places {
+        // Only empty groups can be removed, so nothing alive is hit.
+        let _ = fs::remove_dir(&place);
+    }
+}
+
+/// Parent groups of this agent that exist now.
+pub(crate) fn leftovers(root: &Path, instance: &str) -> Vec<String> {
+    let top = format!("longshore-{instance}");
+    let mut found = std::collections::BTreeSet::new();
+    let mut roots = vec![root.join(&top)];
+    if let Ok(entries) = fs::read_dir(root) {
+        roots.extend(entries.flatten().map(|entry| entry.path().join(&top)));
+    }
+    for place in roots {
+        let Ok(entries) = fs::read_dir(place) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            if entry.path().is_dir() {
+                found.insert(format!("/{top}/{}", entry.file_name().to_string_lossy()));
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_versions_are_read_and_ignorance_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let parent = parent("cgroupfs", false, "0a", "x");
+        assert_eq!(read(dir.path(), &parent), None);
+        for controller in ["cpuacct", "memory"] {
+            fs::create_dir_all(dir.path().join(controller).join("longshore-0a/x")).unwrap();
+        }
+        fs::write(
+            dir.path().join("cpuacct/longshore-0a/x/cpuacct.usage"),
+            "1500\n",
+        )
+        .unwrap();
+        fs::write(
+            dir.path()
+                .join("memory/longshore-0a/x/memory.max_usage_in_bytes"),
+            "4096\n",
+        )
+        .unwrap();
+        assert_eq!(
+            read(dir.path(), &parent),
+            Some(Usage {
+                cpu_ns: 1500,
+                peak_memory_bytes: 4096
+            })
+        );
+
+        let slice = dir
+            .path()
+            .join("longshore.slice/longshore-0a.slice/longshore-0a-y.slice");
+        fs::create_dir_all(&slice).unwrap();
+        fs::write(slice.join("memory.peak"), "8192\n").unwrap();
+        fs::write(slice.join("cpu.stat"), "usage_usec 3\nuser_usec 2\n").unwrap();
+        let parent = super::parent("systemd", false, "0a", "y");
+        assert_eq!(
+            read(dir.path(), &parent),
+            Some(Usage {
+                cpu_ns: 3000,
+                peak_memory_bytes: 8192
+            })
+        );
+        assert_eq!(super::parent("cgroupfs", true, "0a", "y"), "");
+    }
+
+    #[test]
+    fn leftovers_are_listed_by_instance() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("memory/longshore-0a/x")).unwrap();
+        fs::create_dir_all(dir.path().join("pids/longshore-0a/x")).unwrap();
+        fs::create_dir_all(dir.path().join("pids/longshore-0b/z")).unwrap();
+        assert_eq!(leftovers(dir.path(), "0a"), ["/longshore-0a/x"]);
+        remove(dir.path(), "/longshore-0a/x");
+        assert!(leftovers(dir.path(), "0a").is_empty());
+        assert_eq!(leftovers(dir.path(), "0b"), ["/longshore-0b/z"]);
+    }
+}

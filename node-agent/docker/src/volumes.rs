@@ -1,0 +1,324 @@
+//! Volumes: an image's runner program, shared and read-only; one work folder per job.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use agent_core::model::ErrorReason;
+use agent_core::names::{Instance, label};
+use agent_core::runtime::RuntimeError;
+use agent_core::sandbox::{RUNNER_ROOT, RUNNER_UID, VolumeMount};
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
+    RemoveVolumeOptionsBuilder, WaitContainerOptionsBuilder,
+};
+use futures_util::StreamExt;
+use tracing::{info, warn};
+
+use crate::engine::{bounded, gone_is_fine};
+use crate::translate::volume_mount;
+
+/// Names of the two program volumes of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    pub(crate) bin: String,
+    pub(crate) externals: String,
+}
+
+pub(crate) struct Volumes {
+    instance: Instance,
+    node: String,
+    /// Lists the program volumes that were filled to the end.
+    record: PathBuf,
+    filled: Mutex<BTreeSet<String>>,
+    filling: tokio::sync::Mutex<()>,
+}
+
+impl Volumes {
+    pub(crate) fn new(instance: Instance, node: String, state_dir: &Path) -> Self {
+        let record = state_dir.join("program-volumes.json");
+        let filled = std::fs::read(&record)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default();
+        Self {
+            instance,
+            node,
+            record,
+            filled: Mutex::new(filled),
+            filling: Default::default(),
+        }
+    }
+
+    fn is_filled(&self, program: &Program) -> bool {
+        let filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        filled.contains(&program.bin) && filled.contains(&program.externals)
+    }
+
+    fn record(&self, change: impl FnOnce(&mut BTreeSet<String>)) {
+        let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut filled);
+        let Ok(text) = serde_json::to_vec(&*filled) else {
+            return;
+        };
+        let temporary = self.record.with_extension("new");
+        let written = std::fs::write(&temporary, text)
+            .and_then(|()| std::fs::rename(&temporary, &self.record));
+        if let Err(error) = written {
+            // Then the volumes are filled again after a restart, which is slow but right.
+            warn!(path = %self.record.display(), %error, "cannot record the program volumes");
+        }
+    }
+
+    /// The volumes with `bin/` and `externals/` of an image, filled on first use.
+    pub(crate) async fn program(
+        &self,
+        docker: &Docker,
+        image_id: &str,
+        platform: &str,
+    ) -> Result<Program, RuntimeError> {
+        let program = Program {
+            bin: self.instance.program_volume("bin", image_id),
+            externals: self.instance.program_volume("ext", image_id),
+        };
+        if self.is_filled(&program) {
+            return Ok(program);
+        }
+        let _one = self.filling.lock().await;
+        if self.is_filled(&program) {
+            return Ok(program);
+        }
+        for volume in [&program.bin, &program.externals] {
+            // A half-filled one would look like a whole one.
+            self.delete(docker, volume).await?;
+            let request = VolumeCreateRequest {
+                name: Some(volume.clone()),
+                labels: Some(self.labels("program")),
+                ..VolumeCreateRequest::default()
+            };
+            bounded(
+                &format!("making volume {volume}"),
+                docker.create_volume(request),
+            )
+            .await?;
+        }
+        let mounts =
+            [(&program.bin, "bin"), (&program.externals, "externals")].map(|(volume, folder)| {
+                VolumeMount {
+                    volume: volume.clone(),
+                    target: format!("{RUNNER_ROOT}/{folder}"),
+                    read_only: false,
+                    copy_up: true,
+                }
+            });
+        let test = format!("test -x {RUNNER_ROOT}/bin/Runner.Listener");
+        let code = self
+            .run_once(docker, "filler", image_id, platform, &test, &mounts, false)
+            .await?;
+        if code != 0 {
+            return Err(RuntimeError {
+                reason: ErrorReason::StartFailed,
+                detail: format!(
+                    "image {image_id} has no runnable {RUNNER_ROOT}/bin/Runner.Listener; use an image in the layout of GitHub's runner image"
+                ),
+            });
+        }
+        info!(
+            image = image_id,
+            "the runner program of this image is ready"
+        );
+        self.record(|filled| {
+            filled.insert(program.bin.clone());
+            filled.insert(program.externals.clone());
+        });
+        Ok(program)
+    }
+
+    /// A program volume turned out to be gone.
+    pub(crate) fn forget(&self, program: &Program) {
+        self.record(|filled| {
+            filled.remove(&program.bin);
+            filled.remove(&program.externals);
+        });
+    }
+
+    /// Gives a fresh work folder to the runner's user.
+    pub(crate) async fn own(
+        &self,
+        docker: &Docker,
+        volume: &str,
+        mountpoint: &Path,
+        image_id: &str,
+        platform: &str,
+    ) -> Result<(), RuntimeError> {
+        let direct = std::os::unix::fs::chown(mountpoint, Some(RUNNER_UID), Some(RUNNER_UID))
+            .and_then(|()| {
+                use std::os::unix::fs::PermissionsExt;
+                std::fs::set_permissions(mountpoint, std::fs::Permissions::from_mode(0o755))
+            });
+        if direct.is_ok() {
+            return Ok(());
+        }
+        // The engine's folders are out of sight: a container that may only change owners does it.
+        let mount = VolumeMount {
+            volume: volume.to_owned(),
+            target: "/work".into(),
+            read_only: false,
+            copy_up: false,
+        };
+        let command = format!("chown {RUNNER_UID}:{RUNNER_UID} /work && chmod 0755 /work");
+        match self
+            .run_once(docker, "init", image_id, platform, &command, &[mount], true)
+            .await?
+        {
+            0 => Ok(()),
+            code => Err(RuntimeError {
+                reason: ErrorReason::StartFailed,
+                detail: format!(
+                    "the work folder {volume} could not be given to the runner's user (code {code})"
+                ),
+            }),
+        }
+    }
+
+    /// Runs one shell line of ours in an image, without network, and removes it.
+    #[allow(clippy::too_many_arguments)]
+    async fn run_once(
+        &self,
+        docker: &Docker,
+        role: &str,
+        image_id: &str,
+        platform: &str,
+        command: &str,
+        mounts: &[VolumeMount],
+        may_chown: bool,
+    ) -> Result<i64, RuntimeError> {
+        let labels = self.labels(role);
+        let body = ContainerCreateBody {
+            image: Some(image_id.to_owned()),
+            user: Some(if may_chown {
+                "0:0".into()
+            } else {
+                format!("{RUNNER_UID}:{RUNNER_UID}")
+            }),
+            entrypoint: Some(vec!["/bin/sh".into(), "-c".into()]),
+            cmd: Some(vec![command.to_owned()]),
+            working_dir: Some("/".into()),
+            labels: Some(labels.clone()),
+            host_config: Some(HostConfig {
+                cap_drop: Some(vec!["ALL".into()]),
+                cap_add: Some(if may_chown {
+                    vec!["CHOWN".into(), "FOWNER".into()]
+                } else {
+                    vec![]
+                }),
+                security_opt: Some(vec!["no-new-privileges:true".into()]),
+                readonly_rootfs: Some(true),
+                network_mode: Some("none".into()),
+                pids_limit: Some(64),
+                memory: Some(128 << 20),
+                memory_swap: Some(128 << 20),
+                mounts: Some(
+                    mounts
+                        .iter()
+                        .map(|mount| volume_mount(mount, &labels))
+                        .collect(),
+                ),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let options = CreateContainerOptionsBuilder::new()
+            .platform(platform)
+            .build();
+        let created = bounded(
+            &format!("making a {role} container"),
+            docker.create_container(Some(options), body),
+        )
+        .await?;
+        let code = async {
+            bounded(
+                &format!("starting a {role} container"),
+                docker.start_container(&created.id, None),
+            )
+            .await?;
+            let options = WaitContainerOptionsBuilder::new()
+                .condition("not-running")
+                .build();
+            let wait = async {
+                let mut answers = std::pin::pin!(docker.wait_container(&created.id, Some(options)));
+                match answers.next().await {
+                    Some(Err(bollard::errors::Error::DockerContainerWaitError {
+                        code, ..
+                    })) => Ok(code),
+                    Some(answer) => answer.map(|answer| answer.status_code),
+                    None => Ok(-1),
+                }
+            };
+            bounded(&format!("waiting for a {role} container"), wait).await
+        }
+        .await;
+        let options = RemoveContainerOptionsBuilder::new()
+            .force(true)
+            .v(true)
+            .build();
+        let removed = bounded(&format!("removing a {role} container"), async {
+            gone_is_fine(docker.remove_container(&created.id, Some(options)).await)
+        })
+        .await;
+        let code = code?;
+        removed?;
+        Ok(code)
+    }
+
+    pub(crate) async fn delete(&self, docker: &Docker, volume: &str) -> Result<(), RuntimeError> {
+        let options = RemoveVolumeOptionsBuilder::new().force(true).build();
+        bounded(&format!("removing volume {volume}"), async {
+            gone_is_fine(docker.remove_volume(volume, Some(options)).await)
+        })
+        .await
+    }
+
+    /// Removes this agent's volumes but the ones in `keep` and whole program volumes.
+    pub(crate) async fn sweep(
+        &self,
+        docker: &Docker,
+        keep: &BTreeSet<String>,
+        programs_too: bool,
+    ) -> Result<(), RuntimeError> {
+        let filters = HashMap::from([(
+            "label",
+            vec![format!("{}={}", label::INSTANCE, self.instance.as_str())],
+        )]);
+        let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
+        let list = bounded("listing volumes", docker.list_volumes(Some(options))).await?;
+        let mut present = BTreeSet::new();
+        for volume in list.volumes.unwrap_or_default() {
+            let whole = !programs_too
+                && self
+                    .filled
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(&volume.name);
+            if whole || keep.contains(&volume.name) {
+                present.insert(volume.name);
+            } else if let Err(error) = self.delete(docker, &volume.name).await {
+                warn!(%error, "left a volume behind");
+            }
+        }
+        self.record(|filled| filled.retain(|name| present.contains(name)));
+        Ok(())
+    }
+
+    fn labels(&self, role: &str) -> HashMap<String, String> {
+        [
+            (label::INSTANCE, self.instance.as_str()),
+            (label::NODE, self.node.as_str()),
+            (label::ROLE, role),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    }
+}

@@ -1,0 +1,190 @@
+//! Puts the agent together and runs it until it is told to go.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_core::firewall::resolvers_of;
+use agent_core::names::Instance;
+use agent_detect::{Engine, Host, Limits, assemble};
+use agent_docker::{DockerRuntime, EngineFacts};
+use anyhow::Context;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::driver::{Driver, INPUTS, Outlets, Snapshot};
+use crate::link::Link;
+use crate::logstore::LogStore;
+use crate::push::Push;
+use crate::state::StateFile;
+use crate::wire;
+
+/// All of it ends within this time after a signal.
+const END: Duration = Duration::from_secs(5);
+
+/// The engine runtime that a configuration asks for.
+pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
+    let cpus = host.cpu.cpus.max(1);
+    let dns = config.dns.clone().unwrap_or_else(|| {
+        resolvers_of(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
+    });
+    DockerRuntime::new(agent_docker::Config {
+        socket: config.engine_socket.clone(),
+        node: config.node.clone(),
+        instance: Instance::new(&config.node, &config.state_dir.to_string_lossy()),
+        slots_cidr: config.slots_cidr,
+        premade_slots: config.premade_slots.unwrap_or(if config.max_runners > 0 {
+            config.max_runners
+        } else {
+            cpus
+        }),
+        parallel_starts: config.parallel_starts.unwrap_or(cpus as usize * 3),
+        state_dir: config.state_dir.clone(),
+        dns,
+        firewall: config.firewall,
+        min_free_disk: config.min_free_disk,
+        pull: config.pull,
+        host_cpus: possible_cpus(),
+    })
+}
+
+/// Processors the kernel may ever have: each has files that are masked.
+fn possible_cpus() -> u32 {
+    let online = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+    let listed = std::fs::read_to_string("/sys/devices/system/cpu/present").unwrap_or_default();
+    listed
+        .trim()
+        .rsplit(['-', ','])
+        .next()
+        .and_then(|last| last.parse::<u32>().ok())
+        .map_or(online, |last| last + 1)
+        .max(online)
+}
+
+/// The engine's facts in the words of the fingerprint.
+pub fn engine_of(facts: EngineFacts) -> Engine {
+    Engine {
+        kind: facts.kind,
+        version: facts.version,
+        api_version: facts.api_version,
+        cgroup_version: facts.cgroup_version,
+        cgroup_driver: facts.cgroup_driver,
+        storage_driver: facts.storage_driver,
+        backing_filesystem: facts.backing_filesystem,
+        live_restore: facts.live_restore,
+        rootless: facts.rootless,
+        security_options: facts.security_options,
+        architecture: facts.architecture,
+        cpus: facts.cpus,
+        memory_bytes: facts.memory_bytes,
+    }
+}
+
+/// What this host offers, as JSON.
+pub async fn detect(config: &Config) -> anyhow::Result<String> {
+    let host = agent_detect::host();
+    let (engine, problem) = match DockerRuntime::detect(&config.engine_socket).await {
+        Ok(facts) => (Some(engine_of(facts)), None),
+        Err(error) => (None, Some(error.detail)),
+    };
+    let capability = assemble(&host, engine.as_ref(), &limits(config), &[]);
+    let value =
+        serde_json::json!({ "capability": capability, "host": host, "engine_problem": problem });
+    Ok(serde_json::to_string_pretty(&value)?)
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        cpu_millis: config.cpu_millis,
+        memory_bytes: config.memory_bytes,
+        max_runners: config.max_runners,
+    }
+}
+
+/// Runs the agent until `stop`.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let host = agent_detect::host();
+    let state = StateFile::open(&config.state_dir)?;
+    let _lock = lock(&config.state_dir)?;
+    let logs =
+        LogStore::open(&config.state_dir).context("cannot open the folder for kept output")?;
+    let logs = Arc::new(logs);
+    let runtime = Arc::new(runtime(&config, &host));
+    let clock = Clock::system();
+    let limits = limits(&config);
+    let facts = runtime.clone();
+    let fingerprint = Box::new(move || {
+        let engine = facts.facts().map(engine_of);
+        wire::capability_to(&assemble(&host, engine.as_ref(), &limits, &[]))
+    });
+    let (inputs, inbox) = mpsc::channel(INPUTS);
+    let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
+    let (subscriptions, wanted) = watch::channel(Vec::new());
+    let (attached, mut ready) = watch::channel(false);
+    let outlets = Outlets {
+        snapshots,
+        subscriptions,
+    };
+    let driver = Driver::new(
+        runtime,
+        clock,
+        Some(state),
+        logs.clone(),
+        fingerprint,
+        outlets,
+        config.lease_ms,
+    );
+    let link = Link {
+        scheduler: config.scheduler.clone(),
+        node: config.node.clone(),
+        clock,
+        snapshots: seen,
+        inputs,
+        attached,
+    };
+    let push = Push {
+        scheduler: config.scheduler.clone(),
+        logs,
+        subscriptions: wanted,
+    };
+    let driver = tokio::spawn(driver.run(inbox, stop.clone()));
+    let link = tokio::spawn(link.run(stop.clone()));
+    let push = tokio::spawn(push.run(stop.clone()));
+    let node = config.node.clone();
+    let tell = async {
+        if ready.wait_for(|attached| *attached).await.is_ok() {
+            let line =
+                serde_json::json!({ "ready": true, "node": node, "scheduler": config.scheduler });
+            let mut out = std::io::stdout().lock();
+            // Nobody reading is no reason to stop.
+            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tell => {}
+    }
+    info!("detaching");
+    let all = async { tokio::join!(driver, link, push) };
+    let _ = tokio::time::timeout(END, all).await;
+    Ok(())
+}
+
+/// Two agents over one state folder would fight for the same containers.
+fn lock(state_dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = state_dir.join("lock");
+    let file =
+        std::fs::File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.try_lock().with_context(|| {
+        format!(
+            "another agent uses {}; give this one its own state_dir",
+            state_dir.display()
+        )
+    })?;
+    Ok(file)
+}

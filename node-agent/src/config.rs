@@ -1,0 +1,525 @@
+//! Configuration: defaults, then a TOML file, then `LONGSHORE_*`, then flags.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use agent_core::slots::SlotsCidr;
+use agent_docker::FirewallTool;
+use thiserror::Error;
+
+/// Every key, its default and what it means. Flags are the same with dashes.
+pub const KEYS: [(&str, &str, &str); 17] = [
+    (
+        "scheduler",
+        "http://127.0.0.1:9001",
+        "URL of the scheduler's node listener",
+    ),
+    (
+        "node",
+        "",
+        "name of this node, [a-z0-9-]; default is the host's name",
+    ),
+    (
+        "state_dir",
+        "/var/lib/longshore-agent",
+        "folder for state and kept output",
+    ),
+    (
+        "engine_socket",
+        "/var/run/docker.sock",
+        "Unix socket of Docker or Podman",
+    ),
+    (
+        "slots_cidr",
+        "10.231.0.0/16",
+        "private range that slot networks are cut from",
+    ),
+    (
+        "max_runners",
+        "0",
+        "most runners at once; 0 means as CPU and memory allow",
+    ),
+    (
+        "cpu",
+        "",
+        "most CPUs to offer, for example 3.5; default is all",
+    ),
+    (
+        "memory",
+        "",
+        "most memory to offer, for example 12GiB; default leaves a tenth to the host",
+    ),
+    (
+        "premade_slots",
+        "",
+        "slot networks made at start; default max_runners, else one per CPU",
+    ),
+    (
+        "parallel_starts",
+        "",
+        "sandboxes started at once; default three per CPU",
+    ),
+    (
+        "dns",
+        "",
+        "resolvers of jobs, comma separated; default is the host's",
+    ),
+    ("firewall", "auto", "auto, nft or iptables"),
+    (
+        "min_free_disk",
+        "2GiB",
+        "no new runner below this much free disk",
+    ),
+    ("pull", "true", "pull images that are missing"),
+    (
+        "otlp_endpoint",
+        "",
+        "OTLP gRPC receiver for spans, for example http://127.0.0.1:4317",
+    ),
+    ("log", "info", "log filter"),
+    (
+        "lease",
+        "30",
+        "seconds without a scheduler after which nothing new starts",
+    ),
+];
+
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, std::io::Error),
+    #[error("{0}: {1}")]
+    Toml(PathBuf, String),
+    #[error("{file}: unknown key {key:?}; {hint}")]
+    Unknown {
+        file: PathBuf,
+        key: String,
+        hint: String,
+    },
+    #[error("{key} = {value:?} (from {origin}): {problem}")]
+    Value {
+        key: &'static str,
+        value: String,
+        origin: String,
+        problem: String,
+    },
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug)]
+pub struct Set {
+    pub value: String,
+    pub origin: String,
+}
+
+/// All keys with their values as text.
+#[derive(Clone, Debug)]
+pub struct Settings(BTreeMap<&'static str, Set>);
+
+impl Settings {
+    pub fn gather(
+        file: Option<&Path>,
+        env: impl Fn(&str) -> Option<String>,
+        flags: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        let mut all: BTreeMap<&'static str, Set> = KEYS
+            .iter()
+            .map(|(key, value, _)| {
+                (
+                    *key,
+                    Set {
+                        value: (*value).into(),
+                        origin: "default".into(),
+                    },
+                )
+            })
+            .collect();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::Read(path.into(), error))?;
+            let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+                ConfigError::Toml(path.into(), error.to_string())
+            })?;
+            for (key, value) in table {
+                let Some(known) = known(&key) else {
+                    return Err(ConfigError::Unknown {
+                        file: path.into(),
+                        hint: hint(&key),
+                        key,
+                    });
+                };
+                let value = plain(&value).ok_or_else(|| ConfigError::Value {
+                    key: known,
+                    value: value.to_string(),
+                    origin: path.display().to_string(),
+                    problem: "must be text, a number, true or false, or a list of texts".into(),
+                })?;
+                all.insert(
+                    known,
+                    Set {
+                        value,
+                        origin: path.display().to_string(),
+                    },
+                );
+            }
+        }
+        for (key, _, _) in KEYS {
+            let name = format!("LONGSHORE_{}", key.to_uppercase());
+            if let Some(value) = env(&name) {
+                all.insert(
+                    key,
+                    Set {
+                        value,
+                        origin: name,
+                    },
+                );
+            }
+            if let Some(value) = flags.get(key) {
+                all.insert(
+                    key,
+                    Set {
+                        value: value.clone(),
+                        origin: format!("--{}", key.replace('_', "-")),
+                    },
+                );
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// What is in force, one line per key.
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        self.0
+            .iter()
+            .map(|(key, set)| format!("{key} = {:?}  # {}", set.value, set.origin))
+    }
+
+    fn parse<T>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<T, ConfigError> {
+        let Some(set) = self.0.get(key) else {
+            unreachable!("every key has a default")
+        };
+        parse(set.value.trim()).map_err(|problem| ConfigError::Value {
+            key,
+            value: set.value.clone(),
+            origin: set.origin.clone(),
+            problem,
+        })
+    }
+}
+
+fn known(key: &str) -> Option<&'static str> {
+    KEYS.iter()
+        .map(|(known, _, _)| *known)
+        .find(|known| *known == key.replace('-', "_"))
+}
+
+fn hint(key: &str) -> String {
+    let nearest = KEYS
+        .iter()
+        .map(|(known, _, _)| (strsim::damerau_levenshtein(key, known), *known))
+        .min();
+    match nearest {
+        Some((distance, known)) if distance <= 4 => format!("did you mean {known:?}?"),
+        _ => format!("known keys: {}", KEYS.map(|(key, _, _)| key).join(", ")),
+    }
+}
+
+fn plain(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(truth) => Some(truth.to_string()),
+        toml::Value::Array(list) => list
+            .iter()
+            .map(plain)
+            .collect::<Option<Vec<_>>>()
+            .map(|list| list.join(",")),
+        _ => None,
+    }
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub scheduler: String,
+    pub node: String,
+    pub state_dir: PathBuf,
+    pub engine_socket: PathBuf,
+    pub slots_cidr: SlotsCidr,
+    pub max_runners: u32,
+    pub cpu_millis: Option<u32>,
+    pub memory_bytes: Option<u64>,
+    pub premade_slots: Option<u32>,
+    pub parallel_starts: Option<usize>,
+    /// None takes the host's.
+    pub dns: Option<Vec<IpAddr>>,
+    pub firewall: FirewallTool,
+    pub min_free_disk: u64,
+    pub pull: bool,
+    pub otlp_endpoint: Option<String>,
+    pub log: String,
+    pub lease_ms: u64,
+}
+
+impl Config {
+    pub fn new(settings: &Settings, hostname: &str) -> Result<Self, ConfigError> {
+        let number = |text: &str| {
+            text.parse::<u32>()
+                .map_err(|_| "must be a whole number".to_owned())
+        };
+        let optional = |text: &str| {
+            if text.is_empty() {
+                Ok(None)
+            } else {
+                number(text).map(Some)
+            }
+        };
+        Ok(Self {
+            scheduler: settings.parse("scheduler", loopback_url)?,
+            node: settings.parse("node", |text| node_name(text, hostname))?,
+            state_dir: settings.parse("state_dir", |text| absolute(text))?,
+            engine_socket: settings.parse("engine_socket", |text| {
+                absolute(text.trim_start_matches("unix://"))
+            })?,
+            slots_cidr: settings.parse("slots_cidr", |text| {
+                SlotsCidr::parse(text).map_err(|error| error.to_string())
+            })?,
+            max_runners: settings.parse("max_runners", number)?,
+            cpu_millis: settings.parse("cpu", cpus)?,
+            memory_bytes: settings.parse("memory", |text| {
+                if text.is_empty() {
+                    Ok(None)
+                } else {
+                    bytes(text).map(Some)
+                }
+            })?,
+            premade_slots: settings.parse("premade_slots", optional)?,
+            parallel_starts: settings
+                .parse("parallel_starts", optional)?
+                .map(|n| n as usize),
+            dns: settings.parse("dns", resolvers)?,
+            firewall: settings.parse("firewall", |text| match text {
+                "auto" => Ok(FirewallTool::Auto),
+                "nft" => Ok(FirewallTool::Nft),
+                "iptables" => Ok(FirewallTool::Iptables),
+                _ => Err("must be auto, nft or iptables".into()),
+            })?,
+            min_free_disk: settings.parse("min_free_disk", bytes)?,
+            pull: settings.parse("pull", |text| {
+                text.parse().map_err(|_| "must be true or false".to_owned())
+            })?,
+            otlp_endpoint: settings.parse("otlp_endpoint", |text| {
+                Ok::<_, String>((!text.is_empty()).then(|| text.to_owned()))
+            })?,
+            log: settings.parse("log", |text| Ok::<_, String>(text.to_owned()))?,
+            lease_ms: settings.parse("lease", |text| {
+                number(text).map(|seconds| u64::from(seconds) * 1_000)
+            })?,
+        })
+    }
+}
+
+/// Registrations are secrets: without certificates they only travel on this host.
+fn loopback_url(text: &str) -> Result<String, String> {
+    let host = text
+        .strip_prefix("http://")
+        .ok_or("must begin with http://")?;
+    let host = host.trim_end_matches('/');
+    let (host, port) = host
+        .rsplit_once(':')
+        .ok_or("must name a port, for example http://127.0.0.1:9001")?;
+    port.parse::<u16>()
+        .map_err(|_| "must end in a port number")?;
+    let loopback = host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback());
+    if !loopback {
+        return Err("must be a loopback address: nodes on other hosts need certificates, which this version does not have; use an SSH tunnel".into());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn node_name(text: &str, hostname: &str) -> Result<String, String> {
+    let name = if text.is_empty() {
+        hostname
+            .split('.')
+            .next()
+            .unwrap_or_default()
+            .to_lowercase()
+    } else {
+        text.to_owned()
+    };
+    let good = !name.is_empty()
+        && name.len() <= 63
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-');
+    if good {
+        Ok(name)
+    } else {
+        Err(format!(
+            "{name:?} is not a node name: [a-z0-9-], at most 63 characters"
+        ))
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("must be an absolute path".into())
+    }
+}
+
+fn cpus(text: &str) -> Result<Option<u32>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let cpus: f64 = text
+        .parse()
+        .map_err(|_| "must be a number of CPUs, for example 3.5")?;
+    if (0.01..=4_096.0).contains(&cpus) {
+        Ok(Some((cpus * 1_000.0) as u32))
+    } else {
+        Err("must be between 0.01 and 4096".into())
+    }
+}
+
+/// `4g`, `512MiB`, `2GB` or plain bytes. All units are powers of 1024.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "must be a size, for example 12GiB")?;
+    let shift = match unit
+        .trim()
+        .to_lowercase()
+        .trim_end_matches('b')
+        .trim_end_matches('i')
+    {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err("has an unknown unit; use KiB, MiB, GiB or TiB".into()),
+    };
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "is too large".into())
+}
+
+fn resolvers(text: &str) -> Result<Option<Vec<IpAddr>>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.split(',')
+        .map(|one| {
+            one.trim()
+                .parse::<IpAddr>()
+                .map_err(|_| format!("{one:?} is not an IP address"))
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gather(
+        toml: &str,
+        env: &[(&str, &str)],
+        flags: &[(&str, &str)],
+    ) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, toml).unwrap();
+        let env: BTreeMap<String, String> = env
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        let flags = flags
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        let settings = Settings::gather(Some(&path), |name| env.get(name).cloned(), &flags)?;
+        Config::new(&settings, "Host.example.org")
+    }
+
+    #[test]
+    fn everything_has_a_working_default() {
+        let config = gather("", &[], &[]).unwrap();
+        assert_eq!(config.node, "host");
+        assert_eq!(config.min_free_disk, 2 << 30);
+    }
+
+    #[test]
+    fn flags_stand_over_environment_over_file() {
+        let toml = "node = 'file'\nmax_runners = 3\ndns = ['9.9.9.9', '1.1.1.1']";
+        let config = gather(toml, &[("LONGSHORE_NODE", "env")], &[]).unwrap();
+        assert_eq!((config.node.as_str(), config.max_runners), ("env", 3));
+        assert_eq!(config.dns.unwrap().len(), 2);
+        let config = gather(toml, &[("LONGSHORE_NODE", "env")], &[("node", "flag")]).unwrap();
+        assert_eq!(config.node, "flag");
+    }
+
+    #[test]
+    fn mistakes_name_the_key_the_origin_and_the_way_out() {
+        let text = gather("max_runer = 3", &[], &[]).unwrap_err().to_string();
+        assert!(text.contains("did you mean \"max_runners\""), "{text}");
+        let text = gather("", &[("LONGSHORE_MEMORY", "12 apples")], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("memory") && text.contains("LONGSHORE_MEMORY") && text.contains("GiB"),
+            "{text}"
+        );
+        let text = gather("scheduler = 'http://10.0.0.1:9001'", &[], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("loopback"), "{text}");
+        let text = gather("node = 'Bad Name'", &[], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("[a-z0-9-]"), "{text}");
+    }
+
+    #[test]
+    fn sizes_in_the_predecessors_and_in_our_words() {
+        assert_eq!(bytes("4g"), Ok(4 << 30));
+        assert_eq!(bytes("512MiB"), Ok(512 << 20));
+        assert_eq!(bytes("1024"), Ok(1024));
+        assert!(bytes("4 parsecs").is_err());
+    }
+
+    #[test]
+    fn loopback_in_every_form() {
+        for good in [
+            "http://127.0.0.1:1",
+            "http://localhost:9001/",
+            "http://[::1]:2",
+        ] {
+            assert!(loopback_url(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "https://127.0.0.1:1",
+            "http://127.0.0.1",
+            "http://example.org:1",
+            "http://0.0.0.0:1",
+        ] {
+            assert!(loopback_url(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The `longshore-agent` program.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use longshore_agent::config::{Config, KEYS, Settings};
+use longshore_agent::{app, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// EX_USAGE: told before anything is touched.
+const USAGE: u8 = 64;
+
+fn command() -> Command {
+    let mut command = Command::new("longshore-agent")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Runs a node of a Longshore fleet")
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .help("TOML file")
+                .global(true),
+        )
+        .arg(
+            Arg::new("check-config")
+                .long("check-config")
+                .action(ArgAction::SetTrue)
+                .help("Print what is in force and where it came from, and exit"),
+        )
+        .subcommand(
+            Command::new("detect")
+                .about("Show what this host offers, with the evidence")
+                .arg(
+                    Arg::new("json")
+                        .long("json")
+                        .action(ArgAction::SetTrue)
+                        .help("As JSON (the only form)"),
+                ),
+        );
+    for (key, default, help) in KEYS {
+        let help = if default.is_empty() {
+            help.to_owned()
+        } else {
+            format!("{help} [default: {default}]")
+        };
+        command = command.arg(
+            Arg::new(key)
+                .long(key.replace('_', "-"))
+                .value_name("VALUE")
+                .help(help)
+                .global(true),
+        );
+    }
+    command
+}
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    let (settings, config) = match configuration(&matches) {
+        Ok(both) => both,
+        Err(error) => {
+            eprintln!("longshore-agent: {error:#}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    if matches.get_flag("check-config") {
+        for line in settings.lines() {
+            println!("{line}");
+        }
+        return ExitCode::SUCCESS;
+    }
+    match start(&matches, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("longshore-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn configuration(matches: &ArgMatches) -> anyhow::Result<(Settings, Config)> {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
+    let file = matches
+        .get_one::<String>("config")
+        .cloned()
+        .or_else(|| std::env::var("LONGSHORE_AGENT_CONFIG").ok());
+    let flags: BTreeMap<String, String> = KEYS
+        .iter()
+        .filter_map(|(key, _, _)| {
+            Some(((*key).to_owned(), matches.get_one::<String>(key)?.clone()))
+        })
+        .collect();
+    let settings = Settings::gather(
+        file.map(PathBuf::from).as_deref(),
+        |name| std::env::var(name).ok(),
+        &flags,
+    )?;
+    let config = Config::new(&settings, &agent_detect::cpu::probe().hostname)?;
+    Ok((settings, config))
+}
+
+#[tokio::main]
+async fn start(matches: &ArgMatches, config: Config) -> anyhow::Result<()> {
+    if matches.subcommand_matches("detect").is_some() {
+        println!("{}", app::detect(&config).await?);
+        return Ok(());
+    }
+    let telemetry =
+        telemetry::Telemetry::start(&config.node, &config.log, config.otlp_endpoint.as_deref())?;
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        told.cancel();
+    });
+    let result = app::run(config, stop).await;
+    telemetry.stop();
+    result
+}

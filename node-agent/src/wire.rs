@@ -1,0 +1,288 @@
+//! Between `node.proto` and the core's nouns.
+
+use std::collections::BTreeMap;
+
+use agent_core::{
+    Cause, Condition, Desired, Exit, Generation, Intent, ObservedRunner, Phase, Resources,
+    RunnerSpec,
+};
+use agent_detect::capability::Capability;
+use agent_detect::properties::State;
+use longshore_proto::v1 as pb;
+use prost_types::{Duration, Timestamp};
+
+/// Longest time a wire duration may mean; longer ones are cut, not trusted.
+const MAX_MS: u64 = 3_650 * 24 * 3_600_000;
+
+pub fn generation_from(generation: Option<pb::Generation>) -> Generation {
+    generation.map_or_else(Generation::default, |g| Generation {
+        epoch: g.epoch,
+        counter: g.counter,
+    })
+}
+
+pub fn generation_to(generation: Generation) -> pb::Generation {
+    pb::Generation {
+        epoch: generation.epoch,
+        counter: generation.counter,
+    }
+}
+
+pub fn millis(duration: Option<&Duration>) -> Option<u64> {
+    let duration = duration?;
+    let seconds = u64::try_from(duration.seconds).ok()?;
+    let nanos = u64::try_from(duration.nanos).ok()?;
+    Some(
+        seconds
+            .saturating_mul(1_000)
+            .saturating_add(nanos / 1_000_000)
+            .min(MAX_MS),
+    )
+}
+
+pub fn timestamp(utc_ms: u64) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(utc_ms / 1_000).unwrap_or(i64::MAX),
+        nanos: i32::try_from(utc_ms % 1_000).unwrap_or(0) * 1_000_000,
+    }
+}
+
+pub fn utc_ms(timestamp: &Timestamp) -> Option<u64> {
+    let seconds = u64::try_from(timestamp.seconds).ok()?;
+    Some(seconds.saturating_mul(1_000) + u64::try_from(timestamp.nanos).ok()? / 1_000_000)
+}
+
+/// An intent; runners without a desired state are left out, which stops nothing.
+pub fn intent_from(intent: pb::NodeIntent) -> Intent {
+    let runners: BTreeMap<String, Desired> = intent
+        .runners
+        .into_iter()
+        .filter_map(|runner| Some((runner.name, desired_from(runner.desired?))))
+        .collect();
+    Intent {
+        generation: generation_from(intent.generation),
+        cordoned: intent.cordoned,
+        runners,
+    }
+}
+
+fn desired_from(desired: pb::runner_intent::Desired) -> Desired {
+    use pb::runner_intent::Desired as Wire;
+    match desired {
+        Wire::Run(spec) => Desired::Run(spec_from(spec)),
+        Wire::StopIfIdle(_) => Desired::StopIfIdle,
+        Wire::Remove(remove) => Desired::Remove {
+            observation: remove.observation,
+        },
+        Wire::Kill(kill) => Desired::Kill {
+            reason: kill.reason,
+            grace_ms: millis(kill.grace.as_ref())
+                .unwrap_or(agent_core::lifecycle::LIFETIME_GRACE_MS),
+        },
+    }
+}
+
+fn spec_from(spec: pb::RunnerSpec) -> RunnerSpec {
+    let resources = spec.resources.unwrap_or_default();
+    RunnerSpec {
+        image: spec.image,
+        profile: spec.profile,
+        resources: Resources {
+            cpu_millis: resources.cpu_millis,
+            memory_bytes: resources.memory_bytes,
+            gpus: resources.gpus,
+        },
+        gpu_uuids: spec.gpu_uuids,
+        network_mode: spec.network_mode,
+        platform: spec.platform,
+        lifetime_ms: millis(spec.lifetime.as_ref()).unwrap_or(0),
+        traceparent: spec.traceparent,
+        pool: spec.pool,
+        scope: spec.scope,
+    }
+}
+
+pub fn observed_to(runner: &ObservedRunner) -> pb::ObservedRunner {
+    let at = |time: Option<u64>| time.map(timestamp);
+    pb::ObservedRunner {
+        name: runner.name.clone(),
+        phase: phase_to(runner.phase).into(),
+        observation: runner.observation,
+        worker: runner.worker,
+        exit: runner
+            .exit
+            .as_ref()
+            .filter(|_| runner.phase.is_over())
+            .map(exit_to),
+        error: runner.error.as_ref().map(|error| pb::RunnerError {
+            reason: error.reason.word().into(),
+            detail: error.detail.clone(),
+        }),
+        container_id: runner.container_id.clone(),
+        created_at: at(runner.times.created),
+        ready_at: at(runner.times.ready),
+        consumed_at: at(runner.times.consumed),
+        online_at: at(runner.times.online),
+        busy_at: at(runner.times.busy),
+        foreign: runner.foreign,
+        remove_refused: runner.remove_refused,
+    }
+}
+
+fn phase_to(phase: Phase) -> pb::observed_runner::Phase {
+    use pb::observed_runner::Phase as Wire;
+    match phase {
+        Phase::Preparing => Wire::Preparing,
+        Phase::Ready => Wire::Ready,
+        Phase::Consumed => Wire::Consumed,
+        Phase::Online => Wire::Online,
+        Phase::Busy => Wire::Busy,
+        Phase::Exited => Wire::Exited,
+        Phase::Failed => Wire::Failed,
+    }
+}
+
+fn exit_to(exit: &Exit) -> pb::RunnerExit {
+    use pb::runner_exit::Cause as Wire;
+    let cause = match exit.cause {
+        Cause::Finished => Wire::Finished,
+        Cause::RunnerRefused => Wire::RunnerRefused,
+        Cause::OutOfMemory => Wire::OutOfMemory,
+        Cause::Lifetime => Wire::Lifetime,
+        Cause::Idle => Wire::Idle,
+        Cause::Killed => Wire::Killed,
+        Cause::Engine => Wire::Engine,
+        Cause::NeverStarted => Wire::NeverStarted,
+        Cause::VersionDeprecated => Wire::VersionDeprecated,
+        Cause::SessionConflict => Wire::SessionConflict,
+    };
+    let usage = exit.usage.map(|usage| pb::Usage {
+        cpu: Some(Duration {
+            seconds: i64::try_from(usage.cpu_ns / 1_000_000_000).unwrap_or(i64::MAX),
+            nanos: i32::try_from(usage.cpu_ns % 1_000_000_000).unwrap_or(0),
+        }),
+        peak_memory_bytes: usage.peak_memory_bytes,
+        known: true,
+    });
+    pb::RunnerExit {
+        code: exit.code,
+        cause: cause.into(),
+        detail: exit.detail.clone(),
+        usage: Some(usage.unwrap_or_default()),
+        finished_at: Some(timestamp(exit.finished_utc_ms)),
+    }
+}
+
+pub fn condition_to(condition: &Condition) -> pb::Condition {
+    pb::Condition {
+        kind: condition.kind.into(),
+        detail: condition.detail.clone(),
+        next_step: condition.next_step.clone(),
+        image: condition.image.clone(),
+    }
+}
+
+pub fn capability_to(found: &Capability) -> pb::Capability {
+    use pb::property::State as Wire;
+    pb::Capability {
+        arch: found.arch.clone(),
+        os: found.os.clone(),
+        labels: found.labels.clone(),
+        capacity: Some(pb::Resources {
+            cpu_millis: found.capacity.cpu_millis,
+            memory_bytes: found.capacity.memory_bytes,
+            gpus: found.capacity.gpus,
+        }),
+        gpus: found
+            .gpus
+            .iter()
+            .map(|offered| pb::Gpu {
+                uuid: offered.gpu.uuid.clone(),
+                product: offered.gpu.product.clone(),
+                memory_mib: offered.gpu.memory_mib,
+                compute_capability: offered.gpu.compute_capability.clone(),
+                driver_version: offered.driver_version.clone(),
+                cuda_version: offered.cuda_version.clone(),
+                pci_bus_id: offered.gpu.pci_bus_id.clone(),
+                proven: offered.proven,
+                parent_uuid: String::new(),
+                mig_profile: String::new(),
+            })
+            .collect(),
+        engine: found.engine.as_ref().map(|engine| pb::Engine {
+            kind: engine.kind.clone(),
+            version: engine.version.clone(),
+            api_version: engine.api_version.clone(),
+            cgroup_version: engine.cgroup_version,
+            storage_driver: engine.storage_driver.clone(),
+            live_restore: engine.live_restore,
+        }),
+        properties: found
+            .properties
+            .iter()
+            .map(|property| pb::Property {
+                name: property.name.into(),
+                state: match property.state {
+                    State::Guaranteed => Wire::Guaranteed,
+                    State::NotGuaranteed => Wire::NotGuaranteed,
+                    State::Failed => Wire::Failed,
+                }
+                .into(),
+                evidence: property.evidence.clone(),
+            })
+            .collect(),
+        evidence: found
+            .evidence
+            .iter()
+            .map(|evidence| pb::Evidence {
+                subject: evidence.subject.clone(),
+                source: evidence.source.clone(),
+                finding: evidence.finding.clone(),
+            })
+            .collect(),
+        max_runners: found.max_runners,
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        kernel: found.kernel.clone(),
+        hostname: found.hostname.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_and_times_survive_nonsense() {
+        assert_eq!(millis(None), None);
+        assert_eq!(
+            millis(Some(&Duration {
+                seconds: -1,
+                nanos: 0
+            })),
+            None
+        );
+        assert_eq!(
+            millis(Some(&Duration {
+                seconds: i64::MAX,
+                nanos: 0
+            })),
+            Some(MAX_MS)
+        );
+        assert_eq!(
+            utc_ms(&timestamp(1_700_000_000_123)),
+            Some(1_700_000_000_123)
+        );
+    }
+
+    #[test]
+    fn a_runner_without_desired_state_is_left_out() {
+        let intent = pb::NodeIntent {
+            runners: vec![pb::RunnerIntent {
+                name: "ls-a".into(),
+                desired: None,
+            }],
+            ..pb::NodeIntent::default()
+        };
+        assert!(intent_from(intent).runners.is_empty());
+    }
+}
