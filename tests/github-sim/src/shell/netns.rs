@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
@@ -80,10 +81,8 @@ pub(super) async fn make(spec: &Namespace) -> Result<Made, NetnsError> {
         host_device: host_device.clone(),
     };
     if path(&spec.name).exists() {
-        let to = SocketAddr::from((spec.address, spec.port));
-        if let Ok(Ok(_)) =
-            tokio::time::timeout(Duration::from_secs(1), TcpStream::connect(to)).await
-        {
+        let there = PathBuf::from("/sys/class/net").join(&host_device).exists();
+        if there && answers(SocketAddr::from((spec.address, spec.port))).await {
             return Err(NetnsError::InUse(spec.name.clone()));
         }
         made.take_down().await;
@@ -93,6 +92,23 @@ pub(super) async fn make(spec: &Namespace) -> Result<Made, NetnsError> {
         return Err(e);
     }
     Ok(made)
+}
+
+/// Whether a simulator is at this address. A connection alone says nothing: a router on the way may accept any.
+async fn answers(to: SocketAddr) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(to).await?;
+        stream
+            .write_all(b"GET /livez HTTP/1.1\r\nHost: sim\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut text = Vec::new();
+        stream.take(1024).read_to_end(&mut text).await?;
+        Ok::<_, std::io::Error>(text.starts_with(b"HTTP/1.1 200") && text.ends_with(b"ok"))
+    };
+    matches!(
+        tokio::time::timeout(Duration::from_secs(2), ask).await,
+        Ok(Ok(true))
+    )
 }
 
 impl Made {
