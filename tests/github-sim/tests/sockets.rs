@@ -325,9 +325,11 @@ async fn the_runner_socket_answers_inside_its_own_namespace_and_is_gone_afterwar
     let links = String::from_utf8_lossy(&links.stdout).into_owned();
     assert!(!links.contains(&spec.host_address.to_string()), "{links}");
     // and what a dead process left is replaced
-    for args in [&["netns", "add", spec.name.as_str()][..]] {
-        assert!(Command::new("ip").args(args).status().unwrap().success());
-    }
+    let made = Command::new("ip")
+        .args(["netns", "add", &spec.name])
+        .status()
+        .unwrap();
+    assert!(made.success());
     Server::start(options()).await.unwrap().stop().await;
 }
 

@@ -504,7 +504,7 @@ async fn wait(State(s): Sim, body: axum::body::Bytes) -> Result<Response, Refuse
     let mut seen = s.sightings();
     loop {
         seen.borrow_and_update();
-        let (met, state) = s.quietly(|world| (world.holds(&w.until), world.summary()));
+        let met = s.quietly(|world| world.holds(&w.until));
         let late = Instant::now() >= deadline;
         if met || late {
             let status = if met {
@@ -512,6 +512,7 @@ async fn wait(State(s): Sim, body: axum::body::Bytes) -> Result<Response, Refuse
             } else {
                 StatusCode::REQUEST_TIMEOUT
             };
+            let state = s.quietly(|world| world.summary());
             let mut v = json!({"met": met, "waited_ms": begun.elapsed().as_millis() as u64, "state": state});
             if !met && let Some(job) = w.until.job {
                 v["job"] = s.quietly(|world| {

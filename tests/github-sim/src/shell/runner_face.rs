@@ -112,12 +112,12 @@ struct SessionQuery {
 }
 
 /// The session in the query, if it belongs to the caller.
-fn own_session(shared: &Shared, headers: &HeaderMap, session: &str) -> Result<(), Response> {
-    let id = runner(shared, headers).ok_or_else(unauthorized)?;
+fn own_session(shared: &Shared, headers: &HeaderMap, session: &str) -> Result<(), Box<Response>> {
+    let id = runner(shared, headers).ok_or_else(|| Box::new(unauthorized()))?;
     if shared.quietly(|w| w.session_owner(session)) == Some(id) {
         Ok(())
     } else {
-        Err(refuse(&RunnerError::RunnerSessionInvalid))
+        Err(Box::new(refuse(&RunnerError::RunnerSessionInvalid)))
     }
 }
 
@@ -127,7 +127,7 @@ async fn close_session(
     headers: HeaderMap,
 ) -> Response {
     if let Err(r) = own_session(&shared, &headers, &q.session) {
-        return r;
+        return *r;
     }
     match Shared::with(&shared, |w| w.runner_disconnect(&q.session)) {
         Ok(()) => Json(json!({})).into_response(),
@@ -141,7 +141,7 @@ async fn message(
     headers: HeaderMap,
 ) -> Response {
     if let Err(r) = own_session(&shared, &headers, &q.session) {
-        return r;
+        return *r;
     }
     let busy = q.status.eq_ignore_ascii_case("busy");
     let deadline = Instant::now() + LONG_POLL;
@@ -184,7 +184,7 @@ async fn acknowledge(
     Json(body): Json<Value>,
 ) -> Response {
     if let Err(r) = own_session(&shared, &headers, &q.session) {
-        return r;
+        return *r;
     }
     let request = text(&body, &["runnerRequestId"]);
     match shared.quietly(|w| w.runner_acknowledge(&q.session, &request)) {
@@ -194,11 +194,11 @@ async fn acknowledge(
 }
 
 /// The open session of the caller.
-fn session_of(shared: &Shared, headers: &HeaderMap) -> Result<String, Response> {
-    let id = runner(shared, headers).ok_or_else(unauthorized)?;
+fn session_of(shared: &Shared, headers: &HeaderMap) -> Result<String, Box<Response>> {
+    let id = runner(shared, headers).ok_or_else(|| Box::new(unauthorized()))?;
     shared
         .quietly(|w| w.session_of_runner(id))
-        .ok_or_else(|| refuse(&RunnerError::RunnerSessionInvalid))
+        .ok_or_else(|| Box::new(refuse(&RunnerError::RunnerSessionInvalid)))
 }
 
 async fn acquire(
@@ -208,7 +208,7 @@ async fn acquire(
 ) -> Response {
     let session = match session_of(&shared, &headers) {
         Ok(s) => s,
-        Err(r) => return r,
+        Err(r) => return *r,
     };
     let request = text(&body, &["jobMessageId", "jobId"]);
     match Shared::with(&shared, |w| w.runner_acquire(&session, &request)) {
@@ -224,7 +224,7 @@ async fn renew(
 ) -> Response {
     let session = match session_of(&shared, &headers) {
         Ok(s) => s,
-        Err(r) => return r,
+        Err(r) => return *r,
     };
     match shared.quietly(|w| w.runner_renew(&session, &text(&body, &["jobId"]))) {
         Ok(until) => Json(json!({"lockedUntil": crate::machine::iso(until)})).into_response(),
@@ -239,7 +239,7 @@ async fn complete(
 ) -> Response {
     let session = match session_of(&shared, &headers) {
         Ok(s) => s,
-        Err(r) => return r,
+        Err(r) => return *r,
     };
     // GitHub's words for results differ from those of its REST interface
     let conclusion = match text(&body, &["conclusion"]).to_ascii_lowercase().as_str() {
@@ -271,7 +271,7 @@ async fn step(
 ) -> Response {
     let session = match session_of(&shared, &headers) {
         Ok(s) => s,
-        Err(r) => return r,
+        Err(r) => return *r,
     };
     match Shared::with(&shared, |w| {
         w.runner_step(&session, &body.job, &body.report)

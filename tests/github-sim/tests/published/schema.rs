@@ -54,6 +54,44 @@ pub(crate) struct OpenApi {
     components: Value,
 }
 
+/// The part of a document that a schema refers to, directly or not: the whole is slow to compile.
+fn referenced(all: &Value, prefix: &str, from: &Value) -> Value {
+    fn collect(v: &Value, into: &mut Vec<String>) {
+        match v {
+            Value::Array(a) => a.iter().for_each(|v| collect(v, into)),
+            Value::Object(o) => {
+                if let Some(Value::String(r)) = o.get("$ref") {
+                    into.push(r.clone());
+                }
+                o.values().for_each(|v| collect(v, into));
+            }
+            _ => {}
+        }
+    }
+    let mut out = json!({});
+    let mut open = Vec::new();
+    collect(from, &mut open);
+    let mut done = std::collections::BTreeSet::new();
+    while let Some(reference) = open.pop() {
+        if !done.insert(reference.clone()) {
+            continue;
+        }
+        let pointer = reference
+            .strip_prefix(prefix)
+            .unwrap_or_else(|| panic!("{reference} leads elsewhere"));
+        let found = all
+            .pointer(pointer)
+            .unwrap_or_else(|| panic!("{reference} leads nowhere"));
+        collect(found, &mut open);
+        let mut at = &mut out;
+        for part in pointer.split('/').skip(1) {
+            at = &mut at[part];
+        }
+        *at = found.clone();
+    }
+    out
+}
+
 /// What the specification says of one answer.
 pub(crate) enum Found {
     /// The schema of the body.
@@ -129,11 +167,9 @@ impl OpenApi {
     }
 
     pub(crate) fn validator(&self, schema: &Value) -> Validator {
-        let root = json!({
-            "$schema": "http://json-schema.org/draft-07/schema#",
-            "allOf": [schema],
-            "components": self.components,
-        });
+        let mut root =
+            json!({"$schema": "http://json-schema.org/draft-07/schema#", "allOf": [schema]});
+        root["components"] = referenced(&self.components, "#/components", schema);
         jsonschema::validator_for(&root).unwrap()
     }
 
@@ -215,11 +251,10 @@ impl WebhookSchema {
         }
         let (definitions, formats) = (&self.definitions, self.formats);
         let validator = self.made.entry(name.clone()).or_insert_with(|| {
-            let root = json!({
-                "$schema": "http://json-schema.org/draft-07/schema#",
-                "allOf": [{"$ref": format!("#/definitions/{name}")}],
-                "definitions": definitions,
-            });
+            let one = json!({"$ref": format!("#/definitions/{name}")});
+            let mut root =
+                json!({"$schema": "http://json-schema.org/draft-07/schema#", "allOf": [one]});
+            root["definitions"] = referenced(definitions, "#/definitions", &root["allOf"]);
             jsonschema::options()
                 .should_validate_formats(formats)
                 .build(&root)

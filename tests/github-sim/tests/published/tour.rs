@@ -1,11 +1,12 @@
 //! A tour over the REST surface: every answer validates, and would not with any one required field taken out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use github_sim::machine::{
     AppSpec, Faults, GroupSpec, HookSpec, InstallationSpec, JobSpec, Message, OwnerSpec, RepoSpec,
     Request, Response, RunSpec, TokenSpec, World, WorldConfig,
 };
+use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use crate::schema::{Found, OpenApi, without};
@@ -19,6 +20,8 @@ struct Tour {
     problems: Vec<String>,
     removed: usize,
     seen: BTreeSet<(String, String, u16)>,
+    /// By method, route and status: a validator is dear.
+    made: BTreeMap<(String, String, u16), Validator>,
 }
 
 impl Tour {
@@ -32,6 +35,7 @@ impl Tour {
             problems: Vec::new(),
             removed: 0,
             seen: BTreeSet::new(),
+            made: BTreeMap::new(),
         }
     }
 
@@ -60,7 +64,11 @@ impl Tour {
         let body = response.value();
         match spec.answer(spec.operation(method, route), response.status) {
             Found::Body(schema) => {
-                let validator = spec.validator(&schema);
+                let key = (method.to_owned(), route.to_owned(), response.status);
+                let validator = self
+                    .made
+                    .entry(key)
+                    .or_insert_with(|| spec.validator(&schema));
                 let errors: Vec<String> = validator
                     .iter_errors(&body)
                     .map(|e| format!("{}: {e:.200}", e.instance_path))

@@ -13,8 +13,11 @@ use crate::schema::{WebhookSchema, without};
 
 const SECRET: &str = "It's a Secret to Everybody";
 
-/// A world in which everything that can be sent is sent; (event, body) of each delivery.
-fn send_everything() -> Vec<(String, Vec<(String, String)>, Vec<u8>)> {
+/// Event, headers and body.
+type Sent = (String, Vec<(String, String)>, Vec<u8>);
+
+/// A world in which everything that can be sent is sent.
+fn send_everything() -> Vec<Sent> {
     let mut w = World::new(9, WorldConfig::default());
     w.add_owner(OwnerSpec::organization("acme")).unwrap();
     w.add_owner(OwnerSpec::user("mona")).unwrap();

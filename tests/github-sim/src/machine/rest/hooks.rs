@@ -265,7 +265,7 @@ fn one_delivery(w: &World, hook: u64, id: Option<u64>) -> Answer {
 
 fn redeliver_one(w: &mut World, hook: u64, id: Option<u64>) -> Answer {
     let id = id.ok_or_else(not_found)?;
-    if !w.outbox.all.get(&id).is_some_and(|d| d.hook == hook) {
+    if w.outbox.all.get(&id).is_none_or(|d| d.hook != hook) {
         return Err(not_found());
     }
     match w.redeliver(hook, id) {
