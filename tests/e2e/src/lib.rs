@@ -5,4 +5,5 @@ pub mod demo;
 pub mod fleet;
 pub mod http;
 pub mod process;
+pub mod trace;
 pub mod wait;

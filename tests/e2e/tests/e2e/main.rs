@@ -1,0 +1,6 @@
+//! End-to-end tests: one binary, real processes.
+//!
+//! The programs must be built beforehand (`cargo build --workspace --bins`); `make test` does.
+
+mod durability;
+mod ground;
