@@ -4,14 +4,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use bollard::Docker;
 use clap::{Parser, Subcommand};
 use longshore_e2e::{
     demo::{
         engine_events,
         folder::{Folder, read_json, write_json},
-        gather, host_state,
+        gather, host_state, parts,
         verdict::judge,
     },
     http::Http,
@@ -27,7 +27,7 @@ struct Arguments {
     folder: PathBuf,
     /// Socket of the container engine.
     #[arg(long, default_value = "/var/run/docker.sock")]
-    engine_socket: String,
+    engine_socket: PathBuf,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,26 +50,14 @@ enum Command {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let folder = Folder::at(&arguments.folder);
-    let engine = || async {
-        Docker::connect_with_unix(&arguments.engine_socket, 60, bollard::API_DEFAULT_VERSION)
-            .context("connect to the engine")?
-            .negotiate_version()
-            .await
-            .with_context(|| {
-                format!(
-                    "no answer from the container engine at {}",
-                    arguments.engine_socket
-                )
-            })
-    };
     match &arguments.command {
-        Command::Watch => watch(&engine().await?, &folder).await,
+        Command::Watch => watch(&parts::engine(&arguments.engine_socket).await?, &folder).await,
         Command::Collect { simulator } => {
             let story = gather::from_simulator(&Http::new(simulator.as_str())).await?;
             write_json(&folder.github(), &story)
         }
         Command::Judge => {
-            let good = judged(&engine().await?, &folder).await?;
+            let good = judged(&parts::engine(&arguments.engine_socket).await?, &folder).await?;
             std::process::exit(i32::from(!good));
         }
     }

@@ -9,7 +9,7 @@ use longshore_e2e::{
     demo::{
         folder::{Folder, write_json},
         identity, image,
-        parts::{Parts, Wishes},
+        parts::{self, Parts, Wishes},
         real,
         show::Show,
         simulated,
@@ -102,7 +102,13 @@ async fn whole(arguments: Arguments) -> Result<bool> {
                 simulated::declare(&folder, &queue)?;
                 let image = match &wishes.image {
                     Some(image) => image.clone(),
-                    None => image::build(&wishes).await?,
+                    None => {
+                        image::build(
+                            &parts::engine(&wishes.engine_socket).await?,
+                            &wishes.runner_program,
+                        )
+                        .await?
+                    }
                 };
                 simulated::start(
                     &mut parts,

@@ -1,8 +1,12 @@
 //! The programs of one demo: started in order, stopped in order, also when something fails half-way.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
+use bollard::Docker;
 use longshore_client::{Builder, Client, v1};
 
 use super::{
@@ -36,6 +40,20 @@ pub struct Wishes {
     pub keep: bool,
     /// Image of the runners; absent: the stand-in's, or the product's default for real repositories.
     pub image: Option<String>,
+}
+
+/// A client of the container engine.
+pub async fn engine(socket: &Path) -> Result<Docker> {
+    let path = socket.to_string_lossy();
+    Docker::connect_with_unix(&path, 60, bollard::API_DEFAULT_VERSION)
+        .with_context(|| format!("connect to {path}"))?
+        .negotiate_version()
+        .await
+        .with_context(|| {
+            format!(
+                "no answer from the container engine at {path}: start it with deploy/prepare-host"
+            )
+        })
 }
 
 /// Running programs.
