@@ -2,7 +2,7 @@
 //!
 //! A program of its own, so that no part of the fleet and no part of the demo's driver judges itself.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use bollard::Docker;
@@ -47,19 +47,30 @@ enum Command {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("demo-check: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<bool> {
     let folder = Folder::at(&arguments.folder);
     match &arguments.command {
-        Command::Watch => watch(&parts::engine(&arguments.engine_socket).await?, &folder).await,
+        Command::Watch => {
+            watch(&parts::engine(&arguments.engine_socket).await?, &folder).await?;
+            Ok(true)
+        }
         Command::Collect { simulator } => {
             let story = gather::from_simulator(&Http::new(simulator.as_str())).await?;
-            write_json(&folder.github(), &story)
+            write_json(&folder.github(), &story)?;
+            Ok(true)
         }
-        Command::Judge => {
-            let good = judged(&parts::engine(&arguments.engine_socket).await?, &folder).await?;
-            std::process::exit(i32::from(!good));
-        }
+        Command::Judge => judged(&parts::engine(&arguments.engine_socket).await?, &folder).await,
     }
 }
 

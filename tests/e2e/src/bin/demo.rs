@@ -9,7 +9,7 @@ use longshore_e2e::{
     demo::{
         folder::{Folder, write_json},
         identity, image,
-        parts::{self, Parts, Wishes},
+        parts::{Parts, Wishes},
         real,
         show::Show,
         simulated,
@@ -103,11 +103,7 @@ async fn whole(arguments: Arguments) -> Result<bool> {
                 let image = match &wishes.image {
                     Some(image) => image.clone(),
                     None => {
-                        image::build(
-                            &parts::engine(&wishes.engine_socket).await?,
-                            &wishes.runner_program,
-                        )
-                        .await?
+                        image::build(&wishes.runner_program).await?
                     }
                 };
                 simulated::start(

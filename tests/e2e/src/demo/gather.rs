@@ -103,7 +103,12 @@ pub const RUNS: &str = "runs.json";
 pub async fn evidence(engine: &Docker, folder: &Folder) -> Result<Evidence> {
     let identity: Identity = read_json(&folder.identity())?;
     let declaration: Declaration = read_json(&folder.declared())?;
-    let story: Story = read_json(&folder.github())?;
+    // A demo that failed half-way has no story; what it left behind is judged all the same, and its jobs count as never queued.
+    let story: Story = if folder.github().exists() {
+        read_json(&folder.github())?
+    } else {
+        Story::default()
+    };
     let runs: BTreeMap<String, String> = read_json(&folder.path().join(RUNS)).unwrap_or_default();
     let before: HostState = read_json(&folder.before())?;
     let after = host_state::look(engine).await?;

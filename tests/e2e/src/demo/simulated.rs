@@ -49,15 +49,8 @@ pub async fn start(
     image: &str,
 ) -> Result<()> {
     let logs = folder.logs();
-    let sim = Sim::start(
-        &wishes.binaries,
-        &logs,
-        Some(&identity.runner_net()),
-        1,
-        &[],
-    )
-    .await?;
-    let token = world(&sim, runs).await?;
+    let sim = parts.sim.insert(Sim::start(&wishes.binaries, &logs, Some(&identity.runner_net()), 1, &[]).await?);
+    let token = world(sim, runs).await?;
     let owners = owners(runs);
     let secrets = folder.state().join("secrets");
     let (token_file, webhook_file) = (secrets.join("token"), secrets.join("webhook"));
@@ -79,9 +72,8 @@ pub async fn start(
         },
     )
     .await?;
-    hooks(&sim, runs, &scheduler.webhook_url(), &webhook_secret).await?;
-    parts.sim = Some(sim);
-    parts.scheduler = Some(scheduler);
+    let scheduler = parts.scheduler.insert(scheduler);
+    hooks(sim, runs, &scheduler.webhook_url(), &webhook_secret).await?;
     parts.start_agent(wishes, folder, identity).await
 }
 
