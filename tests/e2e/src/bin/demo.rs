@@ -102,9 +102,7 @@ async fn whole(arguments: Arguments) -> Result<bool> {
                 simulated::declare(&folder, &queue)?;
                 let image = match &wishes.image {
                     Some(image) => image.clone(),
-                    None => {
-                        image::build(&wishes.runner_program).await?
-                    }
+                    None => image::build(&wishes.runner_program).await?,
                 };
                 simulated::start(
                     &mut parts,

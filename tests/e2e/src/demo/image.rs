@@ -17,7 +17,10 @@ pub async fn build(runner_program: &Path) -> Result<String> {
         .await
         .with_context(|| format!("run {SCRIPT} from the root of the checkout"))?;
     if !output.status.success() {
-        bail!("{SCRIPT}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{SCRIPT}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     name_in(&String::from_utf8_lossy(&output.stdout))
 }
@@ -37,7 +40,10 @@ mod tests {
 
     #[test]
     fn the_name_is_in_the_last_line() {
-        assert_eq!(name_in("building\n{\"image\":\"a:1\",\"loaded\":true}\n").unwrap(), "a:1");
+        assert_eq!(
+            name_in("building\n{\"image\":\"a:1\",\"loaded\":true}\n").unwrap(),
+            "a:1"
+        );
         assert!(name_in("").is_err());
     }
 }

@@ -49,7 +49,16 @@ pub async fn start(
     image: &str,
 ) -> Result<()> {
     let logs = folder.logs();
-    let sim = parts.sim.insert(Sim::start(&wishes.binaries, &logs, Some(&identity.runner_net()), 1, &[]).await?);
+    let sim = parts.sim.insert(
+        Sim::start(
+            &wishes.binaries,
+            &logs,
+            Some(&identity.runner_net()),
+            1,
+            &[],
+        )
+        .await?,
+    );
     let token = world(sim, runs).await?;
     let owners = owners(runs);
     let secrets = folder.state().join("secrets");
