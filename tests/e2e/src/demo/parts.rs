@@ -247,11 +247,11 @@ async fn remove_node_things(
     settings: &AgentSettings,
 ) -> Result<()> {
     let mut process = Launch::new(
-        "longshore-agent uninstall",
+        "longshore-agent purge",
         wishes.binaries.program("longshore-agent")?,
         folder.logs().join(format!("agent-{}.log", settings.node)),
     )
-    .arg("uninstall")
+    .arg("purge")
     .flag("--node", &settings.node)
     .flag("--state-dir", &settings.state)
     .flag("--engine-socket", &wishes.engine_socket)
