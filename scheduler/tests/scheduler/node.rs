@@ -1,0 +1,181 @@
+//! A node as an agent would be one, from the wire's point of view.
+
+use std::collections::BTreeMap;
+
+use longshore_proto::v1::{
+    self, AttachRequest, AttachResponse, Capability, Generation, Hello, NodeIntent, NodeReport,
+    ObservedRunner, Resources, Welcome, attach_request, attach_response, observed_runner::Phase,
+    runner_intent::Desired,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::harness::{PATIENCE, Scheduler};
+
+pub(crate) struct Node {
+    reports: mpsc::Sender<AttachRequest>,
+    incoming: Streaming<AttachResponse>,
+    pub(crate) welcome: Welcome,
+    pub(crate) intent: Option<NodeIntent>,
+    pub(crate) registrations: BTreeMap<String, String>,
+    observation: u64,
+}
+
+pub(crate) fn capability() -> Capability {
+    Capability {
+        arch: "x64".to_owned(),
+        os: "linux".to_owned(),
+        labels: ["self-hosted", "linux", "x64"].map(str::to_owned).into(),
+        capacity: Some(Resources {
+            cpu_millis: 16_000,
+            memory_bytes: 64 << 30,
+            gpus: 0,
+        }),
+        agent_version: "0.1.0".to_owned(),
+        ..Capability::default()
+    }
+}
+
+fn request(message: attach_request::Message) -> AttachRequest {
+    AttachRequest {
+        message: Some(message),
+    }
+}
+
+impl Node {
+    pub(crate) async fn attach(scheduler: &Scheduler, name: &str) -> Self {
+        Self::attach_with(scheduler, name, None)
+            .await
+            .expect("attaches")
+    }
+
+    pub(crate) async fn attach_with(
+        scheduler: &Scheduler,
+        name: &str,
+        highest: Option<Generation>,
+    ) -> Result<Self, Status> {
+        let (reports, outgoing) = mpsc::channel(64);
+        let hello = Hello {
+            node: name.to_owned(),
+            agent_version: "0.1.0".to_owned(),
+            highest,
+            capability: Some(capability()),
+            node_time: None,
+        };
+        reports
+            .send(request(attach_request::Message::Hello(hello)))
+            .await
+            .expect("room");
+        let mut client = scheduler.nodes().await;
+        let stream = client.attach(ReceiverStream::new(outgoing)).await?;
+        let mut node = Self {
+            reports,
+            incoming: stream.into_inner(),
+            welcome: Welcome::default(),
+            intent: None,
+            registrations: BTreeMap::new(),
+            observation: 0,
+        };
+        node.welcome = match node.next().await {
+            Some(attach_response::Message::Welcome(welcome)) => welcome,
+            other => panic!("a welcome comes first, not {other:?}"),
+        };
+        node.report(Vec::new()).await;
+        Ok(node)
+    }
+
+    /// The next message; `None` when the stream ended.
+    pub(crate) async fn next(&mut self) -> Option<attach_response::Message> {
+        let message = tokio::time::timeout(PATIENCE, self.incoming.message())
+            .await
+            .expect("a message in time");
+        match message {
+            Ok(message) => message.and_then(|message| message.message),
+            Err(_) => None,
+        }
+    }
+
+    /// Takes messages in until a condition holds.
+    pub(crate) async fn until(&mut self, holds: impl Fn(&Self) -> bool) {
+        let taking = async {
+            while !holds(self) {
+                match self.next().await.expect("the stream goes on") {
+                    attach_response::Message::Intent(intent) => self.intent = Some(intent),
+                    attach_response::Message::Registration(registration) => {
+                        let jit = String::from_utf8(registration.jit_config).expect("text");
+                        self.registrations.insert(registration.runner, jit);
+                    }
+                    attach_response::Message::Welcome(_) => panic!("one welcome is enough"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, taking)
+            .await
+            .expect("what was waited for");
+    }
+
+    /// Names of the runners the intent wants running.
+    pub(crate) fn wanted(&self) -> Vec<String> {
+        let runners = self.intent.iter().flat_map(|intent| &intent.runners);
+        runners
+            .filter(|runner| matches!(runner.desired, Some(Desired::Run(_))))
+            .map(|runner| runner.name.clone())
+            .collect()
+    }
+
+    /// Waits for the intent and the registration of a first runner.
+    pub(crate) async fn first_runner(&mut self) -> String {
+        self.until(|node| {
+            node.wanted()
+                .iter()
+                .any(|name| node.registrations.contains_key(name))
+        })
+        .await;
+        self.wanted().remove(0)
+    }
+
+    pub(crate) async fn report(&mut self, runners: Vec<ObservedRunner>) {
+        let report = NodeReport {
+            accepted: self.intent.as_ref().and_then(|intent| intent.generation),
+            runners,
+            capability: None,
+            node_time: None,
+            conditions: Vec::new(),
+        };
+        // A stream that ended is found out by its reader.
+        let _ = self
+            .reports
+            .send(request(attach_request::Message::Report(report)))
+            .await;
+    }
+
+    /// Reports one runner in a phase.
+    pub(crate) async fn observe(&mut self, name: &str, phase: Phase) {
+        self.observation += 1;
+        let exit = (phase == Phase::Exited).then(|| v1::RunnerExit {
+            code: Some(0),
+            cause: v1::runner_exit::Cause::Finished as i32,
+            detail: String::new(),
+            usage: Some(v1::Usage {
+                cpu: Some(prost_types::Duration {
+                    seconds: 12,
+                    nanos: 0,
+                }),
+                peak_memory_bytes: 1 << 20,
+                known: true,
+            }),
+            finished_at: None,
+        });
+        let runner = ObservedRunner {
+            name: name.to_owned(),
+            phase: phase as i32,
+            observation: self.observation,
+            worker: phase == Phase::Busy,
+            exit,
+            container_id: "c0ffee123456".to_owned(),
+            ..ObservedRunner::default()
+        };
+        self.report(vec![runner]).await;
+    }
+}
