@@ -103,7 +103,31 @@ struct Listener {
     sender: Sender<Event>,
 }
 
+/// Faults of real runners that a job can ask for by `DEMO_RUNNER_FAULT` in its `env`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// `exit-during:N`: ends with code N as soon as the job runs, and the job is never completed.
+    ExitDuring(u8),
+    /// `exit-after:N`: ends with code N although the job was completed.
+    ExitAfter(u8),
+    /// `never-exit`: stays alive after the job and says so for ever.
+    NeverExit,
+}
+
+impl Fault {
+    fn of(job: &Value) -> Option<Self> {
+        let text = job.get("env")?.get("DEMO_RUNNER_FAULT")?.as_str()?;
+        match text.split_once(':') {
+            Some(("exit-during", n)) => n.parse().ok().map(Self::ExitDuring),
+            Some(("exit-after", n)) => n.parse().ok().map(Self::ExitAfter),
+            None if text == "never-exit" => Some(Self::NeverExit),
+            _ => None,
+        }
+    }
+}
+
 struct Running {
+    fault: Option<Fault>,
     name: String,
     request: String,
     stdin: Option<ChildStdin>,
@@ -267,6 +291,12 @@ impl Listener {
                     if job.is_none() && !stopping =>
                 {
                     job = self.take(session, &request, &run_url);
+                    if let Some(Fault::ExitDuring(code)) = job.as_ref().and_then(|r| r.fault) {
+                        if let Some(running) = &job {
+                            os::kill_group(running.pid, libc::SIGKILL);
+                        }
+                        return code;
+                    }
                 }
                 Ok(Event::Message(Message::Cancel { request })) => {
                     if let Some(running) = job.as_mut().filter(|r| r.request == request) {
@@ -311,6 +341,11 @@ impl Listener {
                     if self.service.settings().ephemeral {
                         settings::forget(&self.root);
                     }
+                    match running.fault {
+                        Some(Fault::ExitAfter(code)) => return code,
+                        Some(Fault::NeverExit) => never_exit(),
+                        _ => {}
+                    }
                     if stopping || self.service.settings().ephemeral {
                         let wanted =
                             std::env::var_os("ACTIONS_RUNNER_RETURN_JOB_RESULT_FOR_HOSTED")
@@ -347,6 +382,7 @@ impl Listener {
             .and_then(Value::as_str)
             .unwrap_or("job")
             .to_owned();
+        let fault = Fault::of(&body);
         say_at(&format!("Running job: {name}"));
         self.busy.store(true, Ordering::Relaxed);
         match self.start_worker(&body, run_url, request) {
@@ -358,6 +394,7 @@ impl Listener {
                     let _ = events.send(Event::WorkerEnded(code));
                 });
                 Some(Running {
+                    fault,
                     name,
                     request: request.to_owned(),
                     stdin: Some(stdin),
@@ -373,6 +410,7 @@ impl Listener {
                 ));
                 let _ = self.sender.send(Event::WorkerEnded(102));
                 Some(Running {
+                    fault,
                     name,
                     request: request.to_owned(),
                     stdin: None,
@@ -402,6 +440,14 @@ impl Listener {
         stdin.write_all(line.as_bytes())?;
         stdin.flush()?;
         Ok((child, stdin))
+    }
+}
+
+/// What some versions do after a cancellation: alive, deregistered, and the same line again and again.
+fn never_exit() -> ! {
+    loop {
+        say_at("Job request was cancelled while it was completed. Waiting for the worker.");
+        std::thread::sleep(Duration::from_secs(1));
     }
 }
 
@@ -438,5 +484,36 @@ fn result_name(code: u8) -> &'static str {
         103 => "Canceled",
         104 => "Skipped",
         _ => "Abandoned",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_read_from_the_environment_of_the_job() {
+        let job = |f: &str| json!({"env": {"DEMO_RUNNER_FAULT": f}});
+        assert_eq!(Fault::of(&job("exit-during:2")), Some(Fault::ExitDuring(2)));
+        assert_eq!(Fault::of(&job("exit-after:7")), Some(Fault::ExitAfter(7)));
+        assert_eq!(Fault::of(&job("never-exit")), Some(Fault::NeverExit));
+        assert_eq!(Fault::of(&job("exit-after:x")), None);
+        assert_eq!(Fault::of(&json!({})), None);
+    }
+
+    #[test]
+    fn results_have_the_words_of_the_real_program() {
+        let words: Vec<&str> = (100..=105).map(result_name).collect();
+        assert_eq!(
+            words,
+            [
+                "Succeeded",
+                "SucceededWithIssues",
+                "Failed",
+                "Canceled",
+                "Skipped",
+                "Abandoned"
+            ]
+        );
     }
 }

@@ -293,6 +293,54 @@ async fn a_deleted_registration_and_a_version_that_is_too_old_have_their_own_exi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_faults_of_real_runners_can_be_asked_for() {
+    let stage = Stage::new().await;
+    let with_fault = |fault: &str| {
+        let mut job = JobSpec::new("odd", LABELS).steps(&["true"]);
+        job.env.insert("DEMO_RUNNER_FAULT".into(), fault.into());
+        job
+    };
+    let (_, job) = stage.queue(with_fault("exit-after:7"));
+    assert_eq!(end(start(&stage.root("r1"))).await.0, Some(7));
+    assert_eq!(
+        stage.control.get(&format!("jobs/{job}")).await.unwrap()["conclusion"],
+        "success"
+    );
+
+    let (_, job) = stage.queue(with_fault("exit-during:2"));
+    assert_eq!(end(start(&stage.root("r2"))).await.0, Some(2));
+    assert_eq!(
+        stage.control.get(&format!("jobs/{job}")).await.unwrap()["status"],
+        "in_progress",
+        "nobody ends it"
+    );
+
+    let (_, job) = stage.queue(with_fault("never-exit"));
+    let mut child = start(&stage.root("r3"));
+    stage.wait(json!({"job": job, "status": "completed"})).await;
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let again = tokio::task::spawn_blocking(move || {
+        lines
+            .by_ref()
+            .flatten()
+            .filter(|l| l.contains("was cancelled"))
+            .take(2)
+            .count()
+    });
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, again)
+            .await
+            .unwrap()
+            .unwrap(),
+        2
+    );
+    assert!(child.try_wait().unwrap().is_none(), "it is alive");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    stage.sim.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_not_the_registrations_own_is_refused() {
     let stage = Stage::new().await;
     let (one, two) = (stage.root("r1"), stage.root("r2"));

@@ -21,7 +21,7 @@ struct Args {
     /// Seed of everything random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Behave like a server without limits.
+    /// Behave as a GitHub Enterprise Server: no limits, its headers at webhooks.
     #[arg(long)]
     ghes: bool,
     /// Switch all limits off.
@@ -68,7 +68,8 @@ async fn main() -> anyhow::Result<()> {
         listen: args.listen,
         runner,
         seed: args.seed,
-        no_limits: args.no_limits || args.ghes,
+        no_limits: args.no_limits,
+        ghes: args.ghes,
         virtual_clock: args.virtual_clock,
         ..Options::default()
     };

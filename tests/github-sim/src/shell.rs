@@ -38,6 +38,8 @@ pub struct Options {
     pub seed: u64,
     /// No limits at all.
     pub no_limits: bool,
+    /// A GitHub Enterprise Server: no limits, and its headers at webhooks.
+    pub ghes: bool,
     /// The clock stands until the control API moves it.
     pub virtual_clock: bool,
     /// RSA keys that registrations are made with, in turn; made at the start so that none is made while a caller waits.
@@ -52,6 +54,7 @@ impl Default for Options {
             runner: RunnerListen::Address(any),
             seed: 1,
             no_limits: false,
+            ghes: false,
             virtual_clock: false,
             runner_keys: 2,
         }
@@ -115,7 +118,8 @@ impl Server {
             start_ms: shared::real_now_ms(),
             rest_url: format!("http://{rest}"),
             runner_url: runner_url.clone(),
-            limits: if options.no_limits {
+            ghes: options.ghes,
+            limits: if options.no_limits || options.ghes {
                 Limits::off()
             } else {
                 Limits::default()

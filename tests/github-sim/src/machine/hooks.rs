@@ -460,6 +460,20 @@ impl World {
                 kind.to_owned(),
             ),
         ];
+        if self.cfg.ghes {
+            let host = self
+                .cfg
+                .rest_url
+                .split("://")
+                .nth(1)
+                .unwrap_or("ghes")
+                .to_owned();
+            headers.push((
+                "X-GitHub-Enterprise-Version".to_owned(),
+                "3.17.0".to_owned(),
+            ));
+            headers.push(("X-GitHub-Enterprise-Host".to_owned(), host));
+        }
         if let Some(secret) = &hook.secret {
             let mut sha256 = sign(hmac::HMAC_SHA256, secret, &d.body);
             if d.bad_signature {

@@ -38,6 +38,7 @@ pub(crate) struct Repo {
     pub(crate) disabled: bool,
     pub(crate) fork: bool,
     pub(crate) created_ms: u64,
+    pub(crate) pushed_ms: u64,
     pub(crate) next_run_number: u64,
     /// workflow name → id
     pub(crate) workflows: BTreeMap<String, u64>,

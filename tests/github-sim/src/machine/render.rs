@@ -540,7 +540,7 @@ pub(crate) fn repository(u: &Urls, r: &Repo, owner: &Value) -> Value {
     let rest = json!({
         "created_at": iso(r.created_ms),
         "updated_at": iso(r.created_ms),
-        "pushed_at": iso(r.created_ms),
+        "pushed_at": iso(r.pushed_ms),
         "git_url": format!("git://{host}/{}.git", r.full_name),
         "ssh_url": format!("git@{host}:{}.git", r.full_name),
         "clone_url": format!("{html}.git"),

@@ -44,12 +44,16 @@ pub(crate) fn queue(w: &mut World, spec: &RunSpec) -> Result<u64, SimError> {
     w.next_run += 1 + w.chance.below(900);
     let head_sha = hex::encode(w.chance.bytes(20));
     let workflow_id = {
+        let now = w.now;
         let fresh = w.fresh_id();
         let repo = w
             .repos
             .get_mut(&repo_id)
             .ok_or_else(|| SimError::Invalid("repository vanished".into()))?;
         repo.runs.push(id);
+        if spec.event == "push" {
+            repo.pushed_ms = now;
+        }
         *repo.workflows.entry(spec.workflow.clone()).or_insert(fresh)
     };
     let number = {

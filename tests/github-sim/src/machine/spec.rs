@@ -67,6 +67,9 @@ pub struct RepoSpec {
     pub disabled: bool,
     #[serde(default)]
     pub fork: bool,
+    /// Hours since the last push; 0: just now. Queueing a run of a push counts as one.
+    #[serde(default)]
+    pub pushed_hours_ago: u64,
 }
 
 impl RepoSpec {
@@ -78,6 +81,7 @@ impl RepoSpec {
             archived: false,
             disabled: false,
             fork: false,
+            pushed_hours_ago: 0,
         }
     }
 

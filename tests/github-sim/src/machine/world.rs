@@ -34,6 +34,8 @@ pub struct WorldConfig {
     pub runner_url: String,
     pub faults: Faults,
     pub limits: Limits,
+    /// Behave as a GitHub Enterprise Server: webhooks name it, as GHES does.
+    pub ghes: bool,
     /// Delivery attempts that are remembered, with their bodies.
     pub keep_deliveries: usize,
     /// Request log entries that are remembered; counts are never lost.
@@ -49,6 +51,7 @@ impl Default for WorldConfig {
             runner_url: "https://broker.actions.githubusercontent.com".into(),
             faults: Faults::default(),
             limits: Limits::default(),
+            ghes: false,
             keep_deliveries: 10_000,
             keep_requests: 20_000,
         }
@@ -356,6 +359,7 @@ impl World {
             disabled: spec.disabled,
             fork: spec.fork,
             created_ms: self.now,
+            pushed_ms: self.now.saturating_sub(spec.pushed_hours_ago * HOUR),
             next_run_number: 1,
             workflows: BTreeMap::new(),
             runs: Vec::new(),

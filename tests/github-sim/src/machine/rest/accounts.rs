@@ -120,13 +120,22 @@ pub(crate) fn repo_page(
             .map(|r| r.full_name.to_lowercase())
             .unwrap_or_default()
     };
-    match c.query("sort") {
-        Some("created" | "updated" | "pushed") => {
-            ids.sort_by_key(|id| w.repos.get(id).map(|r| r.created_ms))
+    // by name from A on, by anything else the newest first, unless the direction is said
+    let newest_first = match c.query("sort") {
+        Some("pushed") => {
+            ids.sort_by_key(|id| w.repos.get(id).map(|r| r.pushed_ms));
+            true
         }
-        _ => ids.sort_by_key(|id| name(w, id)),
-    }
-    if c.query("direction") == Some("desc") {
+        Some("created" | "updated") => {
+            ids.sort_by_key(|id| w.repos.get(id).map(|r| r.created_ms));
+            true
+        }
+        _ => {
+            ids.sort_by_key(|id| name(w, id));
+            false
+        }
+    };
+    if c.query("direction").map_or(newest_first, |d| d == "desc") {
         ids.reverse();
     }
     let total = ids.len();
