@@ -703,6 +703,86 @@ fn writes_cost_five_points_a_minute_and_endpoint() {
     assert_eq!(allowed, 180);
 }
 
+/// One of everything, with this fault on from the start.
+fn one_of_everything(faults: &Value) -> World {
+    let (mut w, token) = world();
+    for i in 0..60 {
+        w.add_repo(RepoSpec::new("acme", &format!("r{i}"))).unwrap();
+    }
+    let job = JobSpec::new("build", LINUX).steps(&["true"]);
+    let early = w
+        .queue_run(&RunSpec::one(
+            "acme/web",
+            JobSpec::new("ship", LINUX).environment("prod"),
+        ))
+        .unwrap();
+    w.set_faults(serde_json::from_value(faults.clone()).unwrap());
+    let limited = w
+        .add_token(TokenSpec::fine_grained(
+            "acme-admin",
+            &[("actions", "read")],
+        ))
+        .unwrap();
+    let runners = "/orgs/acme/actions/runners";
+    w.call(&Request::get(runners).token(&limited));
+    let run = w.queue_run(&RunSpec::one("acme/web", job)).unwrap();
+    w.approve_run(early).unwrap();
+    for page in 1..=3 {
+        w.call(&Request::get(&format!("/orgs/acme/repos?per_page=20&page={page}")).token(&token));
+    }
+    let body = json!({"name": "r1", "runner_group_id": 1, "labels": LINUX});
+    w.call(&Request::post(&format!("{runners}/generate-jitconfig"), &body).token(&token));
+    if let Some(id) = w.runner_named("r1")
+        && let Ok(session) = w.runner_connect(id)
+    {
+        w.call(&Request::get(runners).token(&token));
+        let _ = w.call(&Request::delete(&format!("{runners}/{id}")).token(&token));
+        if let Ok(Some(Message::Job { request_id })) = w.runner_poll(&session, false) {
+            let _ = w.runner_acquire(&session, &request_id);
+            w.cancel_run(run, false).unwrap();
+            w.cancel_run(early, false).unwrap();
+            for _ in 0..3 {
+                let _ = w.runner_poll(&session, true);
+            }
+        }
+        let _ = w.runner_poll(&session, true);
+    }
+    w.advance(w.now_ms() + 10_000);
+    drain(&mut w);
+    assert_eq!(w.check(), Vec::<String>::new(), "{faults}");
+    w
+}
+
+#[test]
+fn every_fault_can_happen_and_is_counted_when_it_does() {
+    let all = serde_json::to_value(Faults::default()).unwrap();
+    assert!(
+        one_of_everything(&json!({})).faults_fired().is_empty(),
+        "no fault by itself"
+    );
+    for (name, off) in all.as_object().unwrap() {
+        let on = match (name.as_str(), off) {
+            ("webhook_delay", _) => {
+                json!({"probability": 1.0, "min_ms": 1, "max_ms": 5, "actions": []})
+            }
+            ("webhook_runner_fields", _) => json!("zero"),
+            ("webhook_pad_bytes", _) => json!(50_000),
+            (_, Value::Bool(_)) => json!(true),
+            (_, Value::Number(n)) if n.is_f64() => json!(1.0),
+            _ => json!(1_000),
+        };
+        let mut faults = json!({ name: on });
+        if name == "ghost_runner" {
+            faults["acquire_conflict"] = json!(1.0);
+        }
+        let w = one_of_everything(&faults);
+        assert!(
+            w.faults_fired().get(name.as_str()).is_some_and(|n| *n > 0),
+            "{name} never happened"
+        );
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     Queue(u8, u8),

@@ -438,6 +438,17 @@ impl World {
         template: &'static str,
     ) {
         let resource = self.resource_of(template);
+        let lagging = ["/runs", "/jobs", "/runners"]
+            .iter()
+            .any(|part| template.contains(part));
+        if request.method == "GET" && response.status == 200 {
+            if lagging && self.cfg.faults.list_lag_ms > 0 {
+                self.count_fault("list_lag_ms");
+            }
+            if self.cfg.faults.no_etag {
+                self.count_fault("no_etag");
+            }
+        }
         let etag_wanted =
             request.method == "GET" && response.status == 200 && !self.cfg.faults.no_etag;
         if etag_wanted {
