@@ -19,6 +19,7 @@ use scheduler_core::{
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    budget::Told,
     client::Call,
     credential::{Identity, Source, lock, utc_now},
     directory::Watched,
@@ -521,6 +522,7 @@ fn publish(inner: &Inner, iterations: u64, every: Duration, healthy: bool) {
 /// Tells the core how many registrations each credential may make, when that changed.
 async fn budgets(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
     let mut told = BTreeMap::new();
+    let mut steps: BTreeMap<_, Told> = BTreeMap::new();
     loop {
         let now = utc_now();
         let mut scopes: BTreeMap<_, Vec<Scope>> = BTreeMap::new();
@@ -538,7 +540,10 @@ async fn budgets(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
             let Some(scopes) = scopes.remove(&identity.name) else {
                 continue;
             };
-            // While none may be made only the time matters, and it is told once.
+            let registrations = steps
+                .entry(identity.name.clone())
+                .or_default()
+                .next(now, registrations);
             let word = (registrations, limited_until, scopes);
             if told.get(&identity.name) != Some(&word) {
                 told.insert(identity.name.clone(), word.clone());
