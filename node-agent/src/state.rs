@@ -85,7 +85,7 @@ mod tests {
                 epoch: 3,
                 counter: 9,
             },
-            ..Durable::default()
+            finished: vec![],
         };
         state.save(&durable).unwrap();
         assert_eq!(StateFile::open(dir.path()).unwrap().loaded(), durable);

@@ -35,7 +35,7 @@ use crate::{
     links::Links,
     logs::Logs,
     metrics::{CredentialLabel, Metrics},
-    ports::{Demand, GitHub, KnownJob, Source, Store},
+    ports::{Demand, GitHub, KnownJob, OpenJobs, Source, Store},
     serve::{Bounds, ListenError, Listener},
     telemetry::trace,
     view::{self, View},
@@ -175,7 +175,6 @@ where
         path: logs_path.display().to_string(),
         source,
     })?;
-    let known_jobs = open_jobs(&fleet);
     let (sequence, snapshot) = (recovered.sequence, recovered.snapshot_sequence);
     let view = View::new(fleet, sequence, metrics.clone());
     let links = Arc::new(Links::default());
@@ -249,7 +248,9 @@ where
         stop(),
     ));
     let (found, sweeps) = mpsc::channel(SWEEPS);
-    servers.spawn(github.watch(known_jobs, found, changes, stop()));
+    let reader = view.clone();
+    let jobs: OpenJobs = Arc::new(move || reader.fleet(open_jobs));
+    servers.spawn(github.watch(jobs, found, changes, stop()));
     servers.spawn(take_in(sweeps, inbox.clone(), view.clone(), stop()));
     Ok(Running {
         addresses,

@@ -8,8 +8,8 @@ use scheduler_core::{
     model::{CredentialName, RunnerName, Scope},
 };
 use scheduler_github::{
-    ApiUrl, Config as HubConfig, ConnectError, Credential, CredentialKind, GitHub as Client,
-    KnownJob, Proxy, SecretSource,
+    ApiUrl, Config as HubConfig, ConnectError, Credential, CredentialKind, GitHub as Client, Proxy,
+    SecretSource,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{Config, GitHubConfig, WatchSettings},
     ports::{
-        Delivery, Demand, GitHub, RateStatus, Registered, Registration, RegistrationFailed, Source,
-        SweepStatus, WebhookError,
+        Delivery, Demand, GitHub, OpenJobs, RateStatus, Registered, Registration,
+        RegistrationFailed, Source, SweepStatus, WebhookError,
     },
 };
 
@@ -152,13 +152,13 @@ impl Demand for Hub {
 impl Source for Hub {
     async fn watch(
         self,
-        jobs: Vec<KnownJob>,
+        jobs: OpenJobs,
         inputs: mpsc::Sender<Vec<Input>>,
         mut changes: watch::Receiver<WatchSettings>,
         stop: CancellationToken,
     ) {
-        self.client().remember(jobs);
         loop {
+            self.client().remember(jobs());
             let sweeping = tokio::spawn(self.client().run(inputs.clone()));
             let changed = tokio::select! {
                 changed = changes.changed() => changed.is_ok(),
@@ -172,11 +172,8 @@ impl Source for Hub {
             let wanted = changes.borrow_and_update().clone();
             let connected = settings(&self.config, &wanted, &self.prefix).and_then(Client::connect);
             match connected {
-                Ok(client) => {
-                    let older = self.client();
-                    self.current.store(Arc::new(client));
-                    older.shutdown().await;
-                }
+                // The older one's tokens expire by themselves: calls under way still use them.
+                Ok(client) => self.current.store(Arc::new(client)),
                 // Checked before it was stored; files may have gone since.
                 Err(error) => tracing::error!(%error, "GitHub is watched as before"),
             }

@@ -31,6 +31,8 @@ pub struct Logs {
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
+    /// One writer per file at a time: by name, so that few share a lock.
+    writers: [Mutex<()>; 16],
     live: Mutex<BTreeMap<String, watch::Sender<Head>>>,
 }
 
@@ -71,6 +73,7 @@ impl Logs {
         Ok(Self {
             shared: Arc::new(Shared {
                 folder: folder.to_owned(),
+                writers: Default::default(),
                 live: Mutex::default(),
             }),
         })
@@ -94,6 +97,16 @@ impl Logs {
     fn live(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<Head>>> {
         self.shared
             .live
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self, runner: &str) -> MutexGuard<'_, ()> {
+        let sum = runner.bytes().fold(0usize, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(usize::from(byte))
+        });
+        let writers = &self.shared.writers;
+        writers[sum % writers.len()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -146,6 +159,7 @@ impl Logs {
     ///
     /// What is known already is dropped; a gap becomes a marker line. Blocking.
     pub fn append(&self, runner: &str, offset: u64, chunk: &[u8], end: bool) -> io::Result<Head> {
+        let _writing = self.writer(runner);
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -320,6 +334,23 @@ mod tests {
         logs.append("r", 20, b"!", true).expect("appends");
         assert_eq!(all(&logs, "r").0, b"hello world\n[skipped 9 bytes]\n!");
         assert!(logs.head("r").expect("a head").ended);
+    }
+
+    #[test]
+    fn two_streams_of_one_runner_do_not_tear_its_log() {
+        let (_folder, logs) = logs();
+        let whole: Vec<u8> = (0..20_000u32).flat_map(u32::to_le_bytes).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for (index, chunk) in whole.chunks(1_000).enumerate() {
+                        let offset = index as u64 * 1_000;
+                        logs.append("r", offset, chunk, false).expect("appends");
+                    }
+                });
+            }
+        });
+        assert_eq!(all(&logs, "r").0, whole);
     }
 
     #[test]

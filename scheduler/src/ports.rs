@@ -3,7 +3,7 @@
 //! The store's trait is the port itself; the other three are here. Production
 //! implements them in `app`, `links` and `clock`; tests bring their own.
 
-use std::future::Future;
+use std::{future::Future, sync::Arc};
 
 use scheduler_core::{
     effect::NodeIntent,
@@ -77,13 +77,16 @@ pub trait Demand: Clone + Send + Sync + 'static {
     fn nudge(&self);
 }
 
+/// Jobs that are not over, as the fleet knows them at the time of the call.
+pub type OpenJobs = Arc<dyn Fn() -> Vec<KnownJob> + Send + Sync>;
+
 /// GitHub as a source of inputs on its own account: sweeps, lists, budgets.
 pub trait Source: Clone + Send + Sync + 'static {
-    /// Watches until `stop`, starting anew when the settings change. `jobs` are
-    /// those remembered from before the start.
+    /// Watches until `stop`, starting anew when the settings change. `jobs` gives
+    /// those that are not over, to be asked about when GitHub's lists lack them.
     fn watch(
         self,
-        jobs: Vec<KnownJob>,
+        jobs: OpenJobs,
         inputs: mpsc::Sender<Vec<Input>>,
         changes: watch::Receiver<WatchSettings>,
         stop: CancellationToken,

@@ -11,6 +11,9 @@ use hyper_util::{
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
+/// Bytes of a request's header, at most, and of what is buffered per connection.
+const HEADERS: usize = 64 * 1024;
+
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
@@ -144,6 +147,7 @@ fn builder(bounds: Bounds) -> auto::Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
+        .max_buf_size(HEADERS)
         .header_read_timeout(bounds.header_timeout);
     builder
         .http2()

@@ -114,8 +114,8 @@ async fn receive<D: Demand>(
     let span = tracing::info_span!(
         "webhook",
         otel.kind = "server",
-        event = %header(headers, "x-github-event").unwrap_or("-").escape_debug(),
-        delivery = %header(headers, "x-github-delivery").unwrap_or("-").escape_debug(),
+        event = %shown(headers, "x-github-event"),
+        delivery = %shown(headers, "x-github-delivery"),
         result = tracing::field::Empty,
     );
     async move {
@@ -156,6 +156,13 @@ fn response(answer: Answer) -> Response {
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// A header for a log line: short, and nothing that a terminal would obey.
+fn shown(headers: &HeaderMap, name: &str) -> String {
+    let value = header(headers, name).unwrap_or("-");
+    let start: String = value.chars().take(64).collect();
+    start.escape_debug().to_string()
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

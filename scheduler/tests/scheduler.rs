@@ -7,6 +7,7 @@ mod scheduler {
     pub(crate) mod harness;
     pub(crate) mod job;
     pub(crate) mod node;
+    pub(crate) mod process;
     pub(crate) mod surfaces;
     pub(crate) mod trace;
     pub(crate) mod watching;

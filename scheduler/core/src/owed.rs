@@ -122,7 +122,7 @@ impl Fleet {
         };
         let offered: Vec<RunnerName> = queue
             .iter()
-            .take(WIDTH + 1)
+            .take(WIDTH)
             .map(|(_, name)| name.clone())
             .collect();
         for (place, name) in offered.into_iter().enumerate() {

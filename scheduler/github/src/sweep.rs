@@ -19,7 +19,6 @@ use scheduler_core::{
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    budget::Told,
     client::Call,
     credential::{Identity, Source, lock, utc_now},
     directory::Watched,
@@ -45,8 +44,6 @@ const MOST_JOB_PAGES: usize = 50;
 /// Every so many sweeps `waiting` and `pending` runs are listed too, for display.
 const HELD_EVERY: u64 = 5;
 const DISCOVERY_EVERY: Duration = Duration::from_secs(10 * 60);
-/// Lists of so many owners cost about as many calls.
-const FEW_OWNERS: usize = 5;
 const DISCOVERY_RETRY: Duration = Duration::from_secs(60);
 const ORPHANS_EVERY: Duration = Duration::from_secs(5 * 60);
 /// A scope without a registration call for this long needs no orphan list.
@@ -89,7 +86,13 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
     loop {
         if Instant::now() >= next_discovery {
             send(inputs, discover(inner).await).await;
-            next_discovery = Instant::now() + until_discovery(inner);
+            let clean = inner.problems.all().is_empty();
+            next_discovery = Instant::now()
+                + if clean {
+                    DISCOVERY_EVERY
+                } else {
+                    DISCOVERY_RETRY
+                };
         }
         if Instant::now() >= next_sweep {
             let started = Instant::now();
@@ -112,20 +115,6 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
                 next_sweep = next_sweep.min(Instant::now() + NUDGE_GAP);
             }
         }
-    }
-}
-
-/// Without webhooks only the lists tell that a quiet repository has become
-/// active, so they are read with every sweep while they are few.
-fn until_discovery(inner: &Inner) -> Duration {
-    if inner.problems.in_discovery() {
-        return DISCOVERY_RETRY;
-    }
-    let few = lock(&inner.directory).owners() <= FEW_OWNERS;
-    if few && !lock(&inner.health).healthy(utc_now()) {
-        inner.config.poll_interval
-    } else {
-        DISCOVERY_EVERY
     }
 }
 
@@ -212,11 +201,8 @@ async fn one_repository(inner: &Inner, watched: Watched, with_held: bool) -> Vec
     };
     look.take(with_held).await;
     match look.trouble {
-        // Told once, of the credential.
-        Some(CallError::Unauthorized { .. } | CallError::Credential { .. }) | None => {
-            inner.problems.clear(&full);
-        }
         Some(error) => inner.problems.set(&full, error.to_string(), utc_now()),
+        None => inner.problems.clear(&full),
     }
     look.inputs
 }
@@ -535,7 +521,6 @@ fn publish(inner: &Inner, iterations: u64, every: Duration, healthy: bool) {
 /// Tells the core how many registrations each credential may make, when that changed.
 async fn budgets(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
     let mut told = BTreeMap::new();
-    let mut steps: BTreeMap<_, Told> = BTreeMap::new();
     loop {
         let now = utc_now();
         let mut scopes: BTreeMap<_, Vec<Scope>> = BTreeMap::new();
@@ -553,10 +538,7 @@ async fn budgets(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
             let Some(scopes) = scopes.remove(&identity.name) else {
                 continue;
             };
-            let registrations = steps
-                .entry(identity.name.clone())
-                .or_default()
-                .next(now, registrations);
+            // While none may be made only the time matters, and it is told once.
             let word = (registrations, limited_until, scopes);
             if told.get(&identity.name) != Some(&word) {
                 told.insert(identity.name.clone(), word.clone());

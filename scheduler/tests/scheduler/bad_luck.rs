@@ -184,3 +184,30 @@ async fn what_was_accepted_while_going_down_is_stored() {
     assert!(known >= accepted, "{known} known of {accepted} accepted");
     scheduler.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_snapshot_and_what_follows_rebuild_the_same_state() {
+    let world = World::new();
+    let scheduler = world.start().await;
+    let mut node = Node::attach(&scheduler, "n1").await;
+    scheduler.deliver(&queued(1)).await;
+    node.first_runner().await;
+    let store = std::sync::Arc::new(world.store.clone());
+    scheduler.running.view.clone().snapshot(store).await;
+    scheduler.deliver(&queued(2)).await;
+    node.until(|node| node.wanted().len() == 2).await;
+    let wanted = node.wanted();
+    scheduler.kill().await;
+
+    let scheduler = world.start().await;
+    let (jobs, runners) = scheduler.running.view.fleet(|fleet| {
+        let names = fleet.runners().map(|runner| runner.name().to_string());
+        (fleet.jobs().count(), names.collect::<Vec<_>>())
+    });
+    assert_eq!(jobs, 2);
+    assert!(
+        wanted.iter().all(|name| runners.contains(name)),
+        "{wanted:?} are among {runners:?}"
+    );
+    scheduler.shutdown().await;
+}

@@ -8,7 +8,7 @@ use std::{
 use longshore_scheduler::{
     config::WatchSettings,
     ports::{
-        Delivery, Demand, GitHub, KnownJob, RateStatus, Registered, Registration,
+        Delivery, Demand, GitHub, KnownJob, OpenJobs, RateStatus, Registered, Registration,
         RegistrationFailed, Source, SweepStatus, WebhookError,
     },
 };
@@ -189,12 +189,12 @@ impl Demand for FakeGitHub {
 impl Source for FakeGitHub {
     async fn watch(
         self,
-        jobs: Vec<KnownJob>,
+        jobs: OpenJobs,
         inputs: mpsc::Sender<Vec<Input>>,
         _changes: watch::Receiver<WatchSettings>,
         stop: CancellationToken,
     ) {
-        self.asked(|asked| asked.remembered = jobs);
+        self.asked(|asked| asked.remembered = jobs());
         // A credential with room to register.
         let budget = Input::BudgetChanged {
             credential: CredentialName::new("token"),

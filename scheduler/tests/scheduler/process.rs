@@ -1,0 +1,157 @@
+//! The binary itself: arguments, the ready line, SIGTERM, kill -9 on a real store.
+
+use std::{net::SocketAddr, path::Path, process::Stdio};
+
+use http::StatusCode;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+};
+
+use super::harness::{PATIENCE, deliver_to, queued, send};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_longshore-scheduler");
+
+fn command(state: &Path) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .env_clear()
+        .arg("--state-dir")
+        .arg(state)
+        .args(["--api-listen", "127.0.0.1:0"])
+        .args(["--node-listen", "127.0.0.1:0"])
+        .args(["--webhook-listen", "127.0.0.1:0"])
+        // Nobody answers there: a scheduler starts while GitHub is down.
+        .args(["--github-api-url", "http://127.0.0.1:1"])
+        .kill_on_drop(true);
+    command
+}
+
+async fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = tokio::time::timeout(PATIENCE, command.output())
+        .await
+        .expect("ends in time")
+        .expect("runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+/// Starts it and reads its ready line.
+async fn start(command: &mut Command) -> (Child, serde_json::Value) {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let stdout = child.stdout.take().expect("piped");
+    let mut line = String::new();
+    let mut reader = BufReader::new(stdout);
+    let read = tokio::time::timeout(PATIENCE, reader.read_line(&mut line)).await;
+    read.expect("ready in time").expect("readable");
+    let ready = serde_json::from_str(&line).expect("one line of JSON");
+    (child, ready)
+}
+
+fn address(ready: &serde_json::Value, listener: &str) -> SocketAddr {
+    let text = ready[listener].as_str().expect("an address");
+    text.parse().expect("an address")
+}
+
+#[tokio::test]
+async fn a_misspelt_key_ends_with_2_and_the_nearest_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("scheduler.toml");
+    std::fs::write(&file, "[scheduler]\nmax_runer = 3\n").expect("written");
+    let (code, _, errors) = output(command(folder.path()).arg("--config").arg(&file)).await;
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(
+        errors.contains("did you mean `scheduler.max_runners`?"),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn a_public_address_ends_with_2_before_anything_is_opened() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let state = folder.path().join("state");
+    let (code, _, errors) = output(
+        Command::new(BINARY)
+            .env_clear()
+            .arg("--state-dir")
+            .arg(&state)
+            .args(["--api-listen", "0.0.0.0:0"]),
+    )
+    .await;
+    assert_eq!(code, Some(2));
+    assert!(errors.contains("is not a loopback address"), "{errors}");
+    assert!(!state.exists());
+}
+
+#[tokio::test]
+async fn check_config_shows_origins_and_no_secret() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut check = command(folder.path());
+    check
+        .arg("--check-config")
+        .env("GITHUB_TOKEN", "ghp_neverprinted")
+        .env("LONGSHORE_SINCE_DAYS", "3")
+        .env("LONGSHORE_SINCE_DAY", "4");
+    let (code, shown, errors) = output(&mut check).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(
+        shown.contains("scheduler.since_days = \"3\"  # environment LONGSHORE_SINCE_DAYS"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("did you mean LONGSHORE_SINCE_DAYS?"),
+        "{shown}"
+    );
+    assert!(!shown.contains("neverprinted") && !errors.contains("neverprinted"));
+}
+
+#[tokio::test]
+async fn a_second_scheduler_on_one_state_folder_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_child, _) = start(&mut command(folder.path())).await;
+    let (code, _, errors) = output(&mut command(folder.path())).await;
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("another scheduler"), "{errors}");
+}
+
+#[tokio::test]
+async fn kill_9_leaves_a_store_that_starts_again_and_sigterm_ends_it_in_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, super::fake_github::SECRET).expect("written");
+    let state = folder.path().join("state");
+    let scheduler = || {
+        let mut scheduler = command(&state);
+        scheduler.arg("--webhook-secret-file").arg(&secret);
+        scheduler
+    };
+    let (mut child, ready) = start(&mut scheduler()).await;
+    assert_eq!(ready["ready"], true);
+    let refused = deliver_to(address(&ready, "webhooks"), &queued(1)).await;
+    // Signed rightly, yet not a payload of GitHub's: the real parser is behind it.
+    assert!(refused.is_some_and(|status| status != StatusCode::UNAUTHORIZED));
+    let live = format!("http://{}/readyz", address(&ready, "api"));
+    assert_eq!(
+        send("GET", &live, &[], Default::default()).await.0,
+        StatusCode::OK
+    );
+    child.kill().await.expect("killed");
+
+    let (mut child, _) = start(&mut scheduler()).await;
+    let pid = child.id().expect("runs").to_string();
+    let told = Command::new("kill").args(["-TERM", &pid]).status().await;
+    assert!(told.expect("kill runs").success());
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+    assert_eq!(
+        ended.expect("ends in time").expect("waited").code(),
+        Some(0)
+    );
+}
