@@ -9,6 +9,9 @@ use scheduler_core::model::{CredentialName, Repository, Scope, UtcMillis};
 
 use crate::translate::Route;
 
+/// A list that no longer shows a repository counts only when repeated this much later.
+const CONFIRM_AFTER_MS: u64 = 60_000;
+
 /// At which level an owner's runners register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -45,6 +48,8 @@ pub(crate) struct Watched {
 pub(crate) struct Directory {
     owners: BTreeMap<String, Owner>,
     repositories: BTreeMap<String, Watched>,
+    /// Repositories a list did not show, since when.
+    absent: BTreeMap<u64, UtcMillis>,
     /// Lower-case `owner/name` that register for themselves whatever their owner does.
     own_scope: BTreeSet<String>,
 }
@@ -125,18 +130,32 @@ impl Directory {
         self.repositories.remove(&key(owner, name))
     }
 
-    /// Keeps what `keep` says of one reader's repositories; returns the others.
-    pub(crate) fn retain(&mut self, reader: &CredentialName, keep: &BTreeSet<u64>) -> Vec<Watched> {
-        let gone: Vec<String> = self
-            .repositories
-            .iter()
-            .filter(|(_, watched)| {
-                watched.reader == *reader && !keep.contains(&watched.repository.id)
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
+    /// Takes one reader's whole list: what it shows stays. What it does not show
+    /// is returned and forgotten only when a list a minute later says the same,
+    /// because lists lag.
+    pub(crate) fn retain(
+        &mut self,
+        reader: &CredentialName,
+        keep: &BTreeSet<u64>,
+        now: UtcMillis,
+    ) -> Vec<Watched> {
+        self.absent.retain(|id, _| !keep.contains(id));
+        let mut gone = Vec::new();
+        for (name, watched) in &self.repositories {
+            let id = watched.repository.id;
+            if watched.reader != *reader || keep.contains(&id) {
+                continue;
+            }
+            let since = *self.absent.entry(id).or_insert(now);
+            if now.saturating_sub(since) >= CONFIRM_AFTER_MS {
+                gone.push(name.clone());
+            }
+        }
         gone.iter()
             .filter_map(|name| self.repositories.remove(name))
+            .inspect(|watched| {
+                self.absent.remove(&watched.repository.id);
+            })
             .collect()
     }
 
@@ -249,16 +268,26 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reader_no_longer_sees_is_returned() {
+    fn what_a_reader_no_longer_sees_is_returned_once_confirmed() {
         let mut directory = Directory::default();
         directory.watch(watched(1, "acme/a"));
         directory.watch(watched(2, "acme/b"));
-        let gone = directory.retain(&CredentialName::new("token"), &BTreeSet::from([2]));
-        assert_eq!(gone.len(), 1);
-        assert_eq!(gone[0].repository.name, "a");
+        let token = CredentialName::new("token");
+        let mut retain = |keep: &[u64], now| {
+            let keep = keep.iter().copied().collect();
+            let gone = directory.retain(&token, &keep, now);
+            gone.iter().map(|w| w.repository.id).collect::<Vec<_>>()
+        };
+        assert_eq!(retain(&[2], 0), [0_u64; 0], "one list may lag");
+        assert_eq!(retain(&[2], 59_999), [0_u64; 0]);
+        assert_eq!(retain(&[1, 2], 60_000), [0_u64; 0], "it is back");
+        assert_eq!(retain(&[2], 70_000), [0_u64; 0]);
+        assert_eq!(retain(&[2], 130_000), [1]);
+        let other = CredentialName::new("other");
+        assert!(directory.retain(&other, &BTreeSet::new(), 0).is_empty());
         assert!(
             directory
-                .retain(&CredentialName::new("other"), &BTreeSet::new())
+                .retain(&other, &BTreeSet::new(), 900_000)
                 .is_empty()
         );
     }

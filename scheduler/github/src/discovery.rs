@@ -53,6 +53,13 @@ fn shown(reader: &CredentialName, wire: &Repository) -> Option<Shown> {
 pub(crate) async fn discover(inner: &Inner) -> Vec<Input> {
     let mut gone = Vec::new();
     let mut served = BTreeSet::new();
+    if inner.config.credentials.is_empty() {
+        inner.problems.set(
+            "credentials",
+            "no GitHub credential is configured: set GITHUB_TOKEN, a token file, or an App's id and key file".to_owned(),
+            utc_now(),
+        );
+    }
     for credential in &inner.config.credentials {
         let Some(identity) = inner.client.identity(&credential.name) else {
             continue;
@@ -225,7 +232,7 @@ fn take(inner: &Inner, reader: &CredentialName, shown: Vec<Shown>, complete: boo
         }
     }
     let lost = if complete {
-        directory.retain(reader, &keep)
+        directory.retain(reader, &keep, utc_now())
     } else {
         Vec::new()
     };

@@ -310,25 +310,18 @@ async fn a_repository_that_is_taken_away_is_told() {
     let mut watching = Watching::start(config);
     watching.next_sweep().await;
     world.repositories(&["mona/web"]);
-    crate::receive::deliver(
-        &watching.github,
-        "installation_repositories",
-        &json!({"action": "removed"}),
-    )
-    .await
-    .unwrap();
-    let gone = watching
-        .until("the repository is gone", |input| {
-            matches!(input, Input::RepositoryGone { .. })
-        })
-        .await;
-    assert_eq!(
-        gone,
-        Input::RepositoryGone {
-            id: 2,
-            full_name: "mona/api".into()
-        }
-    );
+    let removed =
+        json!({"action": "removed", "repositories_removed": [{"id": 2, "full_name": "mona/api"}]});
+    let told =
+        crate::receive::deliver(&watching.github, "installation_repositories", &removed).await;
+    let gone = Input::RepositoryGone {
+        id: 2,
+        full_name: "mona/api".into(),
+    };
+    assert_eq!(told, Ok(vec![gone]));
+    watching.next_sweep().await;
+    let status = watching.status.borrow().clone();
+    assert_eq!(status.repositories.keys().collect::<Vec<_>>(), ["mona/web"]);
 }
 
 #[tokio::test]
@@ -431,4 +424,48 @@ async fn a_limit_during_the_sweep_is_told_and_loses_nothing() {
         .await
         .unwrap();
     assert_eq!(seen, [(50, JobPhase::Queued)]);
+}
+
+#[tokio::test]
+async fn a_list_that_lags_takes_no_repository_away() {
+    let world = World::default();
+    world.repositories(&["mona/web", "mona/api"]);
+    let fake = world.serve().await;
+    let mut config = fake.config();
+    config.poll_interval = std::time::Duration::from_millis(50);
+    let mut watching = Watching::start(config);
+    watching.next_sweep().await;
+    world.repositories(&["mona/web"]);
+    let lists = fake.count(&Method::GET, "/user/repos");
+    let deadline = tokio::time::Instant::now() + crate::world::DEADLINE;
+    while fake.count(&Method::GET, "/user/repos") < lists + 3 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the lists are not read again"
+        );
+        let told = watching.next_sweep().await;
+        assert!(
+            !told
+                .iter()
+                .any(|input| matches!(input, Input::RepositoryGone { .. }))
+        );
+    }
+    assert!(
+        watching
+            .status
+            .borrow()
+            .repositories
+            .contains_key("mona/api")
+    );
+}
+
+#[tokio::test]
+async fn a_missing_credential_is_told_with_the_next_step() {
+    let fake = World::default().serve().await;
+    let mut config = fake.config();
+    config.credentials.clear();
+    let mut watching = Watching::start(config);
+    watching.next_sweep().await;
+    let problems = watching.status.borrow().problems.clone();
+    assert!(problems[0].detail.contains("GITHUB_TOKEN"), "{problems:?}");
 }
