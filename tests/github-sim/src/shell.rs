@@ -179,6 +179,7 @@ impl Server {
     /// Answers what is open, for at most five seconds, and takes everything down.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
+        self.shared.end();
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(Duration::from_secs(5), all)
             .await

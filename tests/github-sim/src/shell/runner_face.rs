@@ -157,6 +157,9 @@ async fn message(
         }
         loop {
             changes.borrow_and_update();
+            if shared.is_ending() {
+                return StatusCode::ACCEPTED.into_response();
+            }
             if shared.quietly(|w| w.runner_has_message(&q.session)) {
                 break;
             }

@@ -1,6 +1,7 @@
 //! The one world behind its lock, the clock, and who is told of changes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     permits: Arc<Semaphore>,
     /// Requests that are open, by credential.
     open: Mutex<BTreeMap<String, u64>>,
+    ending: AtomicBool,
 }
 
 fn held<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -51,6 +53,7 @@ impl Shared {
             sender: Sender::new(),
             permits: Arc::new(Semaphore::new(SENDERS)),
             open: Mutex::new(BTreeMap::new()),
+            ending: AtomicBool::new(false),
         }
     }
 
@@ -87,6 +90,17 @@ impl Shared {
         let mut world = held(&self.world);
         self.advance(&mut world);
         f(&mut world)
+    }
+
+    /// The server ends: long polls and waits are answered now.
+    pub(super) fn end(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+        self.changed.send_modify(|n| *n += 1);
+        self.seen.send_modify(|n| *n += 1);
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 
     pub(super) fn note_seen(&self) {
