@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     feasible::{PoolIx, ShapeIx},
-    labels::SignatureIx,
+    labels::{Bits, SignatureIx},
     model::{CredentialName, JobId, PoolName, Priority, Scope, UtcMillis},
 };
 
@@ -26,6 +26,9 @@ pub(crate) type CredentialIx = u32;
 pub(crate) const TURN: u64 = 1 << 20;
 
 const BANDS: usize = 3;
+
+/// Up to so many open lanes are compared one by one.
+const FEW_LANES: usize = 4;
 
 /// One side of the fair share: an owner or a repository.
 #[derive(Clone, Debug)]
@@ -74,6 +77,12 @@ impl Account {
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(crate) account: Account,
+    /// Its repositories with units listed in a band, by virtual time.
+    order: [BTreeSet<(u64, TenantIx)>; BANDS],
+    /// Under which virtual time the fleet lists it.
+    listed: [Option<u64>; BANDS],
+    /// Lanes in which it has units, by band.
+    lanes: [Bits; BANDS],
     /// Lanes whose line rests until a runner of the owner ends.
     parked: BTreeSet<(LaneIx, u8)>,
 }
@@ -82,6 +91,9 @@ pub(crate) struct Owner {
 pub(crate) struct Tenant {
     pub(crate) account: Account,
     pub(crate) owner: OwnerIx,
+    /// Its listed units, oldest first.
+    units: [BTreeSet<(UtcMillis, UnitIx)>; BANDS],
+    listed: [Option<u64>; BANDS],
     parked: BTreeSet<UnitIx>,
 }
 
@@ -213,6 +225,8 @@ pub(crate) struct Demand {
     pub(crate) lanes: Vec<Lane>,
     lane_ix: BTreeMap<(CredentialIx, ShapeIx), LaneIx>,
     live: Vec<LaneIx>,
+    /// Owners with units listed in a band, by virtual time.
+    order: [BTreeSet<(u64, OwnerIx)>; BANDS],
     promotions: BTreeSet<(UtcMillis, UnitIx)>,
     /// Which pool serves (signature, repository, visibility and source).
     pub(crate) pools: BTreeMap<(SignatureIx, TenantIx, u8), Option<PoolIx>>,
@@ -247,11 +261,16 @@ impl Demand {
         };
         for owner in &mut fresh.owners {
             owner.parked.clear();
+            owner.order = Default::default();
+            owner.listed = Default::default();
+            owner.lanes = Default::default();
             owner.account.live = 0;
             owner.account.queued = 0;
         }
         for tenant in &mut fresh.tenants {
             tenant.parked.clear();
+            tenant.units = Default::default();
+            tenant.listed = Default::default();
             tenant.account.live = 0;
             tenant.account.queued = 0;
         }
@@ -278,6 +297,8 @@ impl Demand {
         self.tenants.push(Tenant {
             account: Account::new(folded.to_owned()),
             owner,
+            units: Default::default(),
+            listed: Default::default(),
             parked: BTreeSet::new(),
         });
         self.tenant_ix.insert(folded.to_owned(), ix);
@@ -291,6 +312,9 @@ impl Demand {
         let ix = self.owners.len() as OwnerIx;
         self.owners.push(Owner {
             account: Account::new(folded.to_owned()),
+            order: Default::default(),
+            listed: Default::default(),
+            lanes: Default::default(),
             parked: BTreeSet::new(),
         });
         self.owner_ix.insert(folded.to_owned(), ix);
@@ -625,6 +649,20 @@ impl Demand {
         line.bands[place.band as usize].insert((place.virtual_time, place.since, unit));
         self.lanes[lane as usize].head = None;
         self.list_owner(lane, owner, place.band, time);
+        let band = place.band as usize;
+        let tenant_ix = self.units[unit as usize].tenant;
+        let tenant = &mut self.tenants[tenant_ix as usize];
+        let owner_entry = &mut self.owners[owner as usize];
+        owner_entry.lanes[band].insert(lane);
+        tenant.units[band].insert((place.since, unit));
+        if tenant.listed[band].is_none() {
+            tenant.listed[band] = Some(tenant.account.virtual_time);
+            owner_entry.order[band].insert((tenant.account.virtual_time, tenant_ix));
+        }
+        if owner_entry.listed[band].is_none() {
+            owner_entry.listed[band] = Some(time);
+            self.order[band].insert((time, owner));
+        }
     }
 
     fn list_owner(&mut self, lane: LaneIx, owner: OwnerIx, band: u8, time: u64) {
@@ -653,7 +691,22 @@ impl Demand {
         };
         let band = place.band as usize;
         line.bands[band].remove(&(place.virtual_time, place.since, unit));
+        let tenant_ix = self.units[unit as usize].tenant;
+        let tenant = &mut self.tenants[tenant_ix as usize];
+        let owner_entry = &mut self.owners[owner as usize];
+        tenant.units[band].remove(&(place.since, unit));
+        if tenant.units[band].is_empty()
+            && let Some(time) = tenant.listed[band].take()
+        {
+            owner_entry.order[band].remove(&(time, tenant_ix));
+        }
+        if owner_entry.order[band].is_empty()
+            && let Some(time) = owner_entry.listed[band].take()
+        {
+            self.order[band].remove(&(time, owner));
+        }
         if line.bands[band].is_empty() {
+            owner_entry.lanes[band].remove(lane);
             if let Some(time) = line.listed[band].take() {
                 entry.bands[band].remove(&(time, owner));
             }
@@ -738,43 +791,125 @@ impl Demand {
     }
 
     /// Whose turn it is among the lanes that could place a runner now.
+    ///
+    /// Few open lanes are compared by their heads. With many, nearly all have the
+    /// same owner first, so owners are walked in order instead.
     pub(crate) fn pick(
         &mut self,
         possible: impl Fn(&Self, CredentialIx, ShapeIx) -> bool,
     ) -> Option<UnitIx> {
-        loop {
-            let mut best: Option<(Turn, UnitIx)> = None;
-            let mut at = 0;
-            while at < self.live.len() {
-                let lane = self.live[at];
-                let entry = &self.lanes[lane as usize];
-                if !possible(self, entry.credential, entry.shape) {
-                    at += 1;
-                    continue;
-                }
-                let Some(head) = self.head(lane) else {
-                    self.lanes[lane as usize].live = false;
-                    self.live.swap_remove(at);
-                    continue;
-                };
-                let key = (
-                    head.band,
-                    self.owners[head.owner as usize].account.virtual_time,
-                    self.tenants[head.tenant as usize].account.virtual_time,
-                    head.since,
-                    lane,
-                );
-                if best.is_none_or(|(known, _)| key < known) {
-                    best = Some((key, head.unit));
-                }
-                at += 1;
+        let mut open = Bits::default();
+        let mut few = Vec::with_capacity(FEW_LANES);
+        let mut count = 0;
+        let mut at = 0;
+        while at < self.live.len() {
+            let lane = self.live[at];
+            let entry = &self.lanes[lane as usize];
+            if entry.bands.iter().all(BTreeSet::is_empty) {
+                self.lanes[lane as usize].live = false;
+                self.live.swap_remove(at);
+                continue;
             }
-            let (key, unit) = best?;
+            if possible(self, entry.credential, entry.shape) {
+                open.insert(lane);
+                count += 1;
+                if few.len() < FEW_LANES {
+                    few.push(lane);
+                }
+            }
+            at += 1;
+        }
+        if count == 0 {
+            return None;
+        }
+        loop {
+            let unit = if count <= FEW_LANES {
+                self.first_of(&few)?
+            } else {
+                self.first_in(&open)?
+            };
             if !self.park_if_blocked(unit) {
                 return Some(unit);
             }
-            self.lanes[key.4 as usize].head = None;
         }
+    }
+
+    fn first_of(&mut self, lanes: &[LaneIx]) -> Option<UnitIx> {
+        let mut best: Option<(Turn, UnitIx)> = None;
+        for lane in lanes {
+            let Some(head) = self.head(*lane) else {
+                continue;
+            };
+            let key = (
+                head.band,
+                self.owners[head.owner as usize].account.virtual_time,
+                self.tenants[head.tenant as usize].account.virtual_time,
+                head.since,
+                *lane,
+            );
+            if best.is_none_or(|(known, _)| key < known) {
+                best = Some((key, head.unit));
+            }
+        }
+        best.map(|(_, unit)| unit)
+    }
+
+    fn first_in(&mut self, open: &Bits) -> Option<UnitIx> {
+        for band in 0..BANDS {
+            let mut from = (0, 0);
+            while let Some((stored, owner)) = self.order[band].range(from..).next().copied() {
+                from = (stored, owner + 1);
+                let entry = &mut self.owners[owner as usize];
+                let time = entry.account.virtual_time;
+                if time != stored {
+                    entry.listed[band] = Some(time);
+                    self.order[band].remove(&(stored, owner));
+                    self.order[band].insert((time, owner));
+                    continue;
+                }
+                if entry.account.is_full() || !entry.lanes[band].meets(open) {
+                    continue;
+                }
+                if let Some(unit) = self.first_of_owner(owner, band, open) {
+                    return Some(unit);
+                }
+            }
+        }
+        None
+    }
+
+    fn first_of_owner(&mut self, owner: OwnerIx, band: usize, open: &Bits) -> Option<UnitIx> {
+        let Self {
+            owners,
+            tenants,
+            units,
+            groups,
+            ..
+        } = self;
+        let order = &mut owners[owner as usize].order[band];
+        let mut from = (0, 0);
+        while let Some((stored, tenant)) = order.range(from..).next().copied() {
+            from = (stored, tenant + 1);
+            let entry = &mut tenants[tenant as usize];
+            let time = entry.account.virtual_time;
+            if time != stored {
+                entry.listed[band] = Some(time);
+                order.remove(&(stored, tenant));
+                order.insert((time, tenant));
+                continue;
+            }
+            if entry.account.is_full() {
+                continue;
+            }
+            let found = entry.units[band].iter().find(|(_, unit)| {
+                let group = units[*unit as usize].group;
+                open.contains(groups[group as usize].lane)
+            });
+            if let Some((_, unit)) = found {
+                return Some(*unit);
+            }
+        }
+        None
     }
 
     /// Takes a unit out of its lane while something other than capacity holds it.
@@ -794,6 +929,7 @@ impl Demand {
             {
                 lane_entry.bands[place.band as usize].remove(&(time, owner));
             }
+            lane_entry.head = None;
             self.owners[owner as usize]
                 .parked
                 .insert((lane, place.band));

@@ -122,7 +122,7 @@ impl Fleet {
         };
         let offered: Vec<RunnerName> = queue
             .iter()
-            .take(WIDTH)
+            .take(WIDTH + 1)
             .map(|(_, name)| name.clone())
             .collect();
         for (place, name) in offered.into_iter().enumerate() {
