@@ -52,8 +52,7 @@ fn origin(run: &Value) -> Origin {
 impl World {
     pub(crate) fn call(&mut self, credential: &CredentialName, request: Request) -> Response {
         let token = self.tokens.get(credential.as_str()).cloned();
-        self.github
-            .call(&request.token(&token.unwrap_or_default()))
+        self.github.call(&request.token(&token.unwrap_or_default()))
     }
 
     fn job_seen(&self, job: &Value, repository: &str, phase: JobPhase) -> Option<JobSeen> {
@@ -135,13 +134,16 @@ impl World {
             let credential = scope_of(repository).1;
             let mut runs = BTreeSet::new();
             for status in ["queued", "in_progress"] {
-                let path =
-                    format!("/repos/{repository}/actions/runs?status={status}&per_page=100");
+                let path = format!("/repos/{repository}/actions/runs?status={status}&per_page=100");
                 let answer = self.call(&credential, Request::get(&path));
                 if answer.status != 200 {
                     continue;
                 }
-                for run in answer.value()["workflow_runs"].as_array().into_iter().flatten() {
+                for run in answer.value()["workflow_runs"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                {
                     if let Some(run_id) = run["id"].as_u64() {
                         runs.insert(run_id);
                         inputs.push(Input::RunSeen {

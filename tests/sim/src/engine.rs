@@ -48,10 +48,19 @@ pub(crate) struct Done(pub(crate) Happened);
 pub(crate) enum RunnerStep {
     Connect,
     Poll,
-    Acquire { request: String },
-    Renew { request: String },
-    Finish { request: String, conclusion: &'static str },
-    Exit { code: i32 },
+    Acquire {
+        request: String,
+    },
+    Renew {
+        request: String,
+    },
+    Finish {
+        request: String,
+        conclusion: &'static str,
+    },
+    Exit {
+        code: i32,
+    },
 }
 
 impl Engine {
@@ -175,7 +184,15 @@ impl World {
             container.listener = true;
             container.github_id = Some(github_id);
             let step = RunnerStep::Connect;
-            self.plan_within(200, 4_000, Event::Runner { node: n, container: id, step });
+            self.plan_within(
+                200,
+                4_000,
+                Event::Runner {
+                    node: n,
+                    container: id,
+                    step,
+                },
+            );
         }
         self.done(n, 5, 200, Happened::HandedOver { runner });
     }
@@ -189,7 +206,9 @@ impl World {
             return self.done(n, 5, 500, Happened::LookFailed { runner });
         }
         let engine = &self.nodes[n].engine;
-        let held = engine.find(&runner).and_then(|id| engine.containers.get(&id));
+        let held = engine
+            .find(&runner)
+            .and_then(|id| engine.containers.get(&id));
         let processes = held.map_or_else(Processes::default, |c| Processes {
             listener: c.listener && c.running,
             worker: c.worker && c.running,
@@ -203,7 +222,14 @@ impl World {
             self.check_end(n, id, "interrupted");
             let after = self.dice.between(100, grace_ms.clamp(200, 10_000));
             let step = RunnerStep::Exit { code: 0 };
-            self.plan_in(after, Event::Runner { node: n, container: id, step });
+            self.plan_in(
+                after,
+                Event::Runner {
+                    node: n,
+                    container: id,
+                    step,
+                },
+            );
         }
         self.done(n, 5, 100, Happened::EndAsked { runner });
     }
@@ -282,7 +308,11 @@ impl World {
         if !running {
             return;
         }
-        let again = |step| Event::Runner { node: n, container: id, step };
+        let again = |step| Event::Runner {
+            node: n,
+            container: id,
+            step,
+        };
         match step {
             RunnerStep::Connect => {
                 let github_id = self.nodes[n].engine.containers[&id].github_id.unwrap_or(0);
@@ -309,12 +339,18 @@ impl World {
                 // A lost lock shows at the end.
                 let _ = self.github.runner_renew(&session, &request);
                 if let Ok(Some(Message::Cancel { .. })) = self.github.runner_poll(&session, true) {
-                    let step = RunnerStep::Finish { request: request.clone(), conclusion: "cancelled" };
+                    let step = RunnerStep::Finish {
+                        request: request.clone(),
+                        conclusion: "cancelled",
+                    };
                     self.plan_in(2_000, again(step));
                 }
                 self.plan_in(10 * SECOND, again(RunnerStep::Renew { request }));
             }
-            RunnerStep::Finish { request, conclusion } => {
+            RunnerStep::Finish {
+                request,
+                conclusion,
+            } => {
                 let session = self.session(n, id);
                 // The job may have been ended by GitHub meanwhile.
                 let _ = self.github.runner_complete(&session, &request, conclusion);
@@ -356,12 +392,30 @@ impl World {
                     container.worker = true;
                 }
                 self.hint(n, id);
-                let step = RunnerStep::Acquire { request: request_id };
-                self.plan_within(50, 1_500, Event::Runner { node: n, container: id, step });
+                let step = RunnerStep::Acquire {
+                    request: request_id,
+                };
+                self.plan_within(
+                    50,
+                    1_500,
+                    Event::Runner {
+                        node: n,
+                        container: id,
+                        step,
+                    },
+                );
             }
             Ok(_) => {
                 let step = RunnerStep::Poll;
-                self.plan_within(500, 2_000, Event::Runner { node: n, container: id, step });
+                self.plan_within(
+                    500,
+                    2_000,
+                    Event::Runner {
+                        node: n,
+                        container: id,
+                        step,
+                    },
+                );
             }
             Err(_) => self.stop_container(n, id, 1, true),
         }
@@ -384,9 +438,21 @@ impl World {
                 self.note(|| format!("{node} {runner} runs job {} for {lasts} ms", body.job_id));
                 self.mix(&body.job_id.to_le_bytes());
                 self.mix(runner.as_bytes());
-                let again = |step| Event::Runner { node: n, container: id, step };
-                self.plan_in(10 * SECOND, again(RunnerStep::Renew { request: request.clone() }));
-                let step = RunnerStep::Finish { request, conclusion: "success" };
+                let again = |step| Event::Runner {
+                    node: n,
+                    container: id,
+                    step,
+                };
+                self.plan_in(
+                    10 * SECOND,
+                    again(RunnerStep::Renew {
+                        request: request.clone(),
+                    }),
+                );
+                let step = RunnerStep::Finish {
+                    request,
+                    conclusion: "success",
+                };
                 self.plan_in(lasts, again(step));
             }
             // Somebody else has it: the registration is gone, the program ends.

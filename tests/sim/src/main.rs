@@ -4,7 +4,10 @@ use clap::Parser;
 use longshore_sim::{Plan, simulate};
 
 #[derive(Parser)]
-#[command(name = "longshore-sim", about = "Deterministic simulation of a whole fleet")]
+#[command(
+    name = "longshore-sim",
+    about = "Deterministic simulation of a whole fleet"
+)]
 struct Args {
     /// First seed.
     #[arg(long, default_value_t = 1)]

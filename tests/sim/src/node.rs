@@ -98,7 +98,13 @@ impl World {
             return;
         }
         if !self.nodes[n].engine.up {
-            return self.plan_in(SECOND, Event::AgentStart { node: n, incarnation });
+            return self.plan_in(
+                SECOND,
+                Event::AgentStart {
+                    node: n,
+                    incarnation,
+                },
+            );
         }
         let name = self.nodes[n].name.clone();
         self.note(|| format!("{name} agent starts"));
@@ -118,11 +124,26 @@ impl World {
             for found in found {
                 agent.node.adopt(found, now);
             }
-            agent.node.observe(Happened::Firewall { in_place: true }, now);
+            agent
+                .node
+                .observe(Happened::Firewall { in_place: true }, now);
         }
         self.agent_turn(n);
-        self.plan_within(10, 1_000, Event::Attach { node: n, incarnation });
-        self.plan_in(HEARTBEAT_MS, Event::Heartbeat { node: n, incarnation });
+        self.plan_within(
+            10,
+            1_000,
+            Event::Attach {
+                node: n,
+                incarnation,
+            },
+        );
+        self.plan_in(
+            HEARTBEAT_MS,
+            Event::Heartbeat {
+                node: n,
+                incarnation,
+            },
+        );
     }
 
     /// The process dies: its memory is gone, what it wrote down and the engine stay.
@@ -137,7 +158,14 @@ impl World {
             self.plan_within(1, 500, Event::LinkDead { node: n, session });
         }
         let incarnation = self.nodes[n].incarnation;
-        self.plan_within(500, 20_000, Event::AgentStart { node: n, incarnation });
+        self.plan_within(
+            500,
+            20_000,
+            Event::AgentStart {
+                node: n,
+                incarnation,
+            },
+        );
     }
 
     /// Reconciles, carries out, writes down, and reports when something changed.
@@ -158,11 +186,23 @@ impl World {
         let deadline = agent.node.next_deadline_ms(now);
         if agent.node.changes() != agent.reported && !agent.report_planned {
             agent.report_planned = true;
-            self.plan_in(20, Event::Report { node: n, incarnation });
+            self.plan_in(
+                20,
+                Event::Report {
+                    node: n,
+                    incarnation,
+                },
+            );
         }
         if let Some(at) = deadline {
             let wait = at.saturating_sub(now.mono_ms).max(50);
-            self.plan_in(wait, Event::Reconcile { node: n, incarnation });
+            self.plan_in(
+                wait,
+                Event::Reconcile {
+                    node: n,
+                    incarnation,
+                },
+            );
         }
     }
 
@@ -201,7 +241,10 @@ impl World {
 
     /// Tries to open a stream; the input is what the scheduler hears of it.
     pub(crate) fn agent_attach(&mut self, n: usize, incarnation: u64) -> Option<Input> {
-        let again = Event::Attach { node: n, incarnation };
+        let again = Event::Attach {
+            node: n,
+            incarnation,
+        };
         let node = &self.nodes[n];
         if node.incarnation != incarnation || node.agent.as_ref()?.session.is_some() {
             return None;
@@ -230,7 +273,14 @@ impl World {
         let name = node.name.clone();
         self.links.insert(name.clone(), session);
         self.note(|| format!("{name} attaches, session {session}"));
-        self.plan_within(1, 30, Event::Report { node: n, incarnation });
+        self.plan_within(
+            1,
+            30,
+            Event::Report {
+                node: n,
+                incarnation,
+            },
+        );
         Some(Input::NodeAttached(Box::new(attached)))
     }
 
@@ -238,7 +288,13 @@ impl World {
         if self.nodes[n].incarnation != incarnation {
             return;
         }
-        self.plan_in(HEARTBEAT_MS, Event::Heartbeat { node: n, incarnation });
+        self.plan_in(
+            HEARTBEAT_MS,
+            Event::Heartbeat {
+                node: n,
+                incarnation,
+            },
+        );
         self.agent_report(n, incarnation);
     }
 
@@ -280,7 +336,11 @@ impl World {
         let at = self.now + self.dice.between(1, 30);
         let at = at.max(self.nodes[n].up_last);
         self.nodes[n].up_last = at;
-        let event = Event::Up { node: n, session, input: Box::new(input) };
+        let event = Event::Up {
+            node: n,
+            session,
+            input: Box::new(input),
+        };
         self.transmit(n, at, event);
         // A lease that came back may allow what was held.
         self.agent_turn(n);
@@ -295,7 +355,15 @@ impl World {
         let at = self.now + self.dice.between(1, 30);
         let at = at.max(self.nodes[n].down_last);
         self.nodes[n].down_last = at;
-        self.transmit(n, at, Event::Down { node: n, session, message });
+        self.transmit(
+            n,
+            at,
+            Event::Down {
+                node: n,
+                session,
+                message,
+            },
+        );
     }
 
     fn transmit(&mut self, n: usize, at: u64, event: Event) {
@@ -328,12 +396,22 @@ impl World {
             && agent.session == Some(session)
         {
             agent.session = None;
-            self.plan_within(200, 3_000, Event::Attach { node: n, incarnation });
+            self.plan_within(
+                200,
+                3_000,
+                Event::Attach {
+                    node: n,
+                    incarnation,
+                },
+            );
         }
         if self.links.get(&name) == Some(&session) {
             self.links.remove(&name);
             self.note(|| format!("{name} is lost, session {session}"));
-            return Some(Input::NodeLost { node: name, session });
+            return Some(Input::NodeLost {
+                node: name,
+                session,
+            });
         }
         None
     }
@@ -366,7 +444,12 @@ impl World {
             }
             ToAgent::Registration { runner, jit } => {
                 agent.registrations.insert(runner.clone(), jit);
-                agent.node.observe(Happened::RegistrationHeld { runner: runner.clone() }, now);
+                agent.node.observe(
+                    Happened::RegistrationHeld {
+                        runner: runner.clone(),
+                    },
+                    now,
+                );
                 self.note(|| format!("{name} holds the registration of {runner}"));
             }
         }

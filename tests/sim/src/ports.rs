@@ -207,9 +207,7 @@ impl Store for SimStore {
         audit_before: UtcMillis,
         limit: u32,
     ) -> Result<u64, Error> {
-        self.memory
-            .prune(history_before, audit_before, limit)
-            .await
+        self.memory.prune(history_before, audit_before, limit).await
     }
 }
 
@@ -299,7 +297,11 @@ impl GitHub for SimGitHub {
                     let id = found
                         .filter(|known| known["name"] == runner.as_str())
                         .find_map(|known| known["id"].as_u64());
-                    if answer.status == 200 { Ok(id) } else { Err(()) }
+                    if answer.status == 200 {
+                        Ok(id)
+                    } else {
+                        Err(())
+                    }
                 }
             };
             let outcome = match id {
@@ -327,7 +329,9 @@ fn failure(answer: &github_sim::machine::Response, utc: u64) -> RegistrationFail
     let text = String::from_utf8_lossy(&answer.body).to_lowercase();
     match answer.status {
         403 | 429 if answer.status == 429 || text.contains("rate limit") => {
-            let wait = answer.header("retry-after").and_then(|s| s.parse::<u64>().ok());
+            let wait = answer
+                .header("retry-after")
+                .and_then(|s| s.parse::<u64>().ok());
             RegistrationFailure::RateLimited {
                 until: utc + wait.unwrap_or(60) * 1_000,
             }

@@ -81,7 +81,14 @@ impl World {
     fn first_events(&mut self) {
         self.plan_at(0, Event::SchedulerStart);
         for node in 0..self.nodes.len() {
-            self.plan_within(0, 5 * SECOND, Event::AgentStart { node, incarnation: 0 });
+            self.plan_within(
+                0,
+                5 * SECOND,
+                Event::AgentStart {
+                    node,
+                    incarnation: 0,
+                },
+            );
         }
         let busy = self.plan.busy_ms;
         for _ in 0..self.plan.runs {
@@ -170,10 +177,9 @@ impl World {
                 self.clock_error = if back { -step } else { step };
                 self.plan_within(10 * SECOND, 3 * MINUTE, Event::ClockRight);
             }
-            Fault::PrepareFails
-            | Fault::HandOverFails
-            | Fault::LookFails
-            | Fault::RunnerQuits => return None,
+            Fault::PrepareFails | Fault::HandOverFails | Fault::LookFails | Fault::RunnerQuits => {
+                return None;
+            }
         }
         self.fired(fault);
         self.note(|| format!("FAULT {} ({name})", fault.name()));
@@ -184,10 +190,9 @@ impl World {
     fn is_done(&self) -> bool {
         let nothing_left = self.nodes.iter().all(|n| n.engine.containers.is_empty())
             && !self.github.runners().any(|r| World::is_ours(&r.name));
-        let fleet_idle = self
-            .shadow
-            .as_ref()
-            .is_some_and(|fleet| fleet.runners().next().is_none() && fleet.orphans().next().is_none());
+        let fleet_idle = self.shadow.as_ref().is_some_and(|fleet| {
+            fleet.runners().next().is_none() && fleet.orphans().next().is_none()
+        });
         self.open_jobs() == 0 && nothing_left && fleet_idle
     }
 

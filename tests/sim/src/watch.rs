@@ -113,7 +113,11 @@ impl World {
         let mut wanted: Vec<String> = labels.iter().map(|l| l.to_lowercase()).collect();
         wanted.sort();
         self.learn_demand();
-        if !self.watch.demanded.contains(&(scope.to_owned(), wanted.clone())) {
+        if !self
+            .watch
+            .demanded
+            .contains(&(scope.to_owned(), wanted.clone()))
+        {
             self.violation(format!(
                 "{runner} was registered in {scope} for {wanted:?}: nobody queued such a job"
             ));
@@ -155,7 +159,9 @@ impl World {
             .job(job)
             .is_some_and(|job| job.state.status == Status::InProgress);
         if lives && !self.excused.contains(&job) {
-            self.violation(format!("{runner} was ended ({how}) in the middle of job {job}"));
+            self.violation(format!(
+                "{runner} was ended ({how}) in the middle of job {job}"
+            ));
         }
     }
 }

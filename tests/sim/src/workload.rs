@@ -105,7 +105,9 @@ pub(crate) fn configuration() -> Command {
             .into_iter()
             .map(str::to_owned)
             .collect(),
-        repositories: vec!["acme/ml".to_owned()],
+        // All: an organisation's runner may be given any of its jobs, and one that
+        // its pool does not serve is ended, which the checks call a violation.
+        repositories: Vec::new(),
         public_repositories: Admission::Refuse,
         fork_pull_requests: Admission::Refuse,
         image: "runner-gpu:1".to_owned(),
@@ -162,7 +164,11 @@ pub(crate) fn github(plan: &Plan) -> Result<(GitHubWorld, BTreeMap<String, Strin
     github.add_foreign_runner(&ForeignRunnerSpec {
         scope: "orgs/acme".to_owned(),
         name: OTHER_FLEET.to_owned(),
-        labels: vec!["self-hosted".to_owned(), "linux".to_owned(), "theirs".to_owned()],
+        labels: vec![
+            "self-hosted".to_owned(),
+            "linux".to_owned(),
+            "theirs".to_owned(),
+        ],
         group_id: None,
         online: false,
         ephemeral: true,

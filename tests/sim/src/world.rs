@@ -31,7 +31,9 @@ pub(crate) const START_UTC: u64 = 1_767_225_600_000;
 pub(crate) enum Event {
     /// Somebody pushes.
     Push,
-    Cancel { run: u64 },
+    Cancel {
+        run: u64,
+    },
     Sweep,
     ListRunners,
     Fault(Fault),
@@ -43,22 +45,61 @@ pub(crate) enum Event {
     Check,
     /// The process comes back.
     SchedulerStart,
-    Heal { node: usize, partition: u64 },
+    Heal {
+        node: usize,
+        partition: u64,
+    },
     /// A silent link is noticed at both ends.
-    LinkDead { node: usize, session: u64 },
-    Attach { node: usize, incarnation: u64 },
-    AgentStart { node: usize, incarnation: u64 },
-    Heartbeat { node: usize, incarnation: u64 },
-    Report { node: usize, incarnation: u64 },
-    Reconcile { node: usize, incarnation: u64 },
+    LinkDead {
+        node: usize,
+        session: u64,
+    },
+    Attach {
+        node: usize,
+        incarnation: u64,
+    },
+    AgentStart {
+        node: usize,
+        incarnation: u64,
+    },
+    Heartbeat {
+        node: usize,
+        incarnation: u64,
+    },
+    Report {
+        node: usize,
+        incarnation: u64,
+    },
+    Reconcile {
+        node: usize,
+        incarnation: u64,
+    },
     /// A message of a stream arrives at the agent.
-    Down { node: usize, session: u64, message: ToAgent },
+    Down {
+        node: usize,
+        session: u64,
+        message: ToAgent,
+    },
     /// A report arrives at the scheduler.
-    Up { node: usize, session: u64, input: Box<Input> },
+    Up {
+        node: usize,
+        session: u64,
+        input: Box<Input>,
+    },
     /// An engine call of an agent's process ends.
-    Done { node: usize, incarnation: u64, done: crate::engine::Done },
-    EngineUp { node: usize },
-    Runner { node: usize, container: u64, step: RunnerStep },
+    Done {
+        node: usize,
+        incarnation: u64,
+        done: crate::engine::Done,
+    },
+    EngineUp {
+        node: usize,
+    },
+    Runner {
+        node: usize,
+        container: u64,
+        step: RunnerStep,
+    },
 }
 
 /// Orders events by time, then by when they were planned.
@@ -235,7 +276,11 @@ impl World {
     }
 
     pub(crate) fn fired(&mut self, fault: Fault) {
-        *self.report.fired.entry(fault.name().to_owned()).or_default() += 1;
+        *self
+            .report
+            .fired
+            .entry(fault.name().to_owned())
+            .or_default() += 1;
     }
 
     /// Something that must never happen did.
@@ -293,10 +338,11 @@ impl World {
             .map(|job| (job.id, job.labels.clone()))
             .collect();
         for (id, labels) in new {
-            let can = self
-                .nodes
-                .iter()
-                .any(|node| labels.iter().all(|l| node.labels.contains(&l.to_lowercase())));
+            let can = self.nodes.iter().any(|node| {
+                labels
+                    .iter()
+                    .all(|l| node.labels.contains(&l.to_lowercase()))
+            });
             if can && !labels.is_empty() {
                 self.runnable.insert(id);
             } else {
