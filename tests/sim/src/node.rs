@@ -121,9 +121,7 @@ impl World {
         });
         let now = self.agent_now(n);
         if let Some(agent) = &mut self.nodes[n].agent {
-            for found in found {
-                agent.node.adopt(found, now);
-            }
+            agent.node.recovered(found, now);
             agent
                 .node
                 .observe(Happened::Firewall { in_place: true }, now);
@@ -210,7 +208,7 @@ impl World {
         let name = self.nodes[n].name.clone();
         self.note(|| format!("{name} {}", brief(&action)));
         match action {
-            Action::Prepare { runner, spec } => self.engine_prepare(n, runner, spec),
+            Action::Prepare { runner, spec } => self.engine_prepare(n, runner, *spec),
             Action::HandOver { runner } => {
                 let agent = self.nodes[n].agent.as_mut();
                 let jit = agent.and_then(|a| a.registrations.remove(&runner));
@@ -322,7 +320,9 @@ impl World {
         if reachable {
             agent.node.contact(now);
         }
-        let runners = agent.node.report().into_iter().map(observed).collect();
+        let seen = agent.node.observed();
+        agent.node.told(&seen);
+        let runners = seen.into_iter().map(observed).collect();
         agent.reported = agent.node.changes();
         let input = Input::NodeReported(Box::new(NodeReported {
             node: node.name.clone(),

@@ -87,7 +87,7 @@ pub(crate) fn nodes(dice: &mut Dice) -> Vec<SimNode> {
     let mut nodes = vec![
         SimNode::new("alpha", capability(&base, 8, 16, 0)),
         SimNode::new("beta", capability(&base, 4, 8, 0)),
-        SimNode::new("gamma", capability(&gpu, 8, 32, 2)),
+        SimNode::new("gamma", capability(&gpu, 8, 32, 4)),
     ];
     if dice.below(2) == 0 {
         let mut small = capability(&base, 16, 64, 0);
@@ -105,9 +105,9 @@ pub(crate) fn configuration() -> Command {
             .into_iter()
             .map(str::to_owned)
             .collect(),
-        // All: an organisation's runner may be given any of its jobs, and one that
-        // its pool does not serve is ended, which the checks call a violation.
-        repositories: Vec::new(),
+        // It registers runners of its own: one of the organisation could be given
+        // the job of another repository, which this pool would have to end.
+        repositories: vec!["mona/site".to_owned()],
         public_repositories: Admission::Refuse,
         fork_pull_requests: Admission::Refuse,
         image: "runner-gpu:1".to_owned(),
@@ -184,7 +184,7 @@ impl World {
         let cancels = self.plan.cancels;
         let matrix = self.dice.between(1, self.plan.matrix);
         let mut labels = match (repository, self.dice.below(4)) {
-            ("acme/ml", 0 | 1) => vec!["self-hosted", "linux", "gpu"],
+            ("mona/site", 0 | 1) => vec!["self-hosted", "linux", "gpu"],
             (_, 2) => vec!["self-hosted", "Linux", "X64"],
             _ => vec!["self-hosted", "linux"],
         };
