@@ -15,7 +15,7 @@ use axum::{
     routing::post,
 };
 use scheduler_github::webhook::MAX_BODY;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::Instrument;
 
 use crate::{
@@ -40,7 +40,7 @@ pub struct WebhookBounds {
     pub rate: u32,
     /// A body must have arrived whole after this.
     pub body_timeout: Duration,
-    /// GitHub gives up after 10 s; so we say 503 before.
+    /// GitHub gives up 10 s after it began; so we say 503 before.
     pub commit_timeout: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for WebhookBounds {
             bodies: 4 * MAX_BODY,
             concurrency: 1_024,
             rate: 20_000,
-            body_timeout: Duration::from_secs(9),
+            body_timeout: Duration::from_secs(7),
             commit_timeout: Duration::from_secs(8),
         }
     }
@@ -171,6 +171,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 impl<D: Demand> Webhooks<D> {
     async fn answer(&self, request: Request<Body>) -> Answer {
+        let begun = Instant::now();
         if !self.rate.take() {
             return Answer::new(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -227,7 +228,9 @@ impl<D: Demand> Webhooks<D> {
                 ),
             }
         };
-        match tokio::time::timeout(self.bounds.commit_timeout, commit).await {
+        // What the body took is gone from what the commit may take.
+        let left = self.bounds.commit_timeout.saturating_sub(begun.elapsed());
+        match tokio::time::timeout(left, commit).await {
             Ok(answer) => answer,
             Err(_) => Answer::new(
                 StatusCode::SERVICE_UNAVAILABLE,

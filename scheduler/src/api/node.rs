@@ -61,6 +61,12 @@ impl NodeService for Nodes {
         let offset = self.heard(&node, Some(&capability), hello.node_time.as_ref());
         let outbox = self.links.open(&node);
         let session = outbox.session;
+        let mut opening = Opening {
+            nodes: self,
+            node: &node,
+            session,
+            handed_over: false,
+        };
         let attached = Input::NodeAttached(Box::new(NodeAttached {
             node: node.clone(),
             session,
@@ -69,9 +75,10 @@ impl NodeService for Nodes {
             clock_offset_ms: offset,
         }));
         if self.inbox.submit(attached).await.is_err() {
-            self.links.close(&node, session);
             return Err(errors::stopping());
         }
+        opening.handed_over = true;
+        drop(opening);
         tracing::info!(%node, session, version = %hello.agent_version, "node attached");
         tokio::spawn(self.clone().listen(node, session, incoming));
         Ok(Response::new(self.outgoing(outbox)))
@@ -105,6 +112,30 @@ impl NodeService for Nodes {
             }
         }
         Ok(Response::new(PushLogsResponse {}))
+    }
+}
+
+/// Closes a stream whose caller left before it was served.
+struct Opening<'a> {
+    nodes: &'a Nodes,
+    node: &'a NodeName,
+    session: u64,
+    handed_over: bool,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        if self.handed_over {
+            return;
+        }
+        self.nodes.links.close(self.node, self.session);
+        let lost = Input::NodeLost {
+            node: self.node.clone(),
+            session: self.session,
+        };
+        let inbox = self.nodes.inbox.clone();
+        // The driver may have heard of the stream already.
+        tokio::spawn(async move { inbox.post(lost).await });
     }
 }
 
