@@ -51,12 +51,14 @@ case $tmp_line in
 esac
 if (echo '#!/bin/sh' >/tmp/.longshore-probe && chmod +x /tmp/.longshore-probe) 2>/dev/null; then
     denied 6 tmpfs "running a program from /tmp" /tmp/.longshore-probe
+    rm -f /tmp/.longshore-probe
+    writable=1
 else
     fail 6 tmpfs "/tmp is not writable"
+    writable=
 fi
-rm -f /tmp/.longshore-probe
 tmp_kib=$(echo "$tmp_line" | sed 's/.*size=\([0-9]*\)k.*/\1/')
-if number "$tmp_kib" && [ "$tmp_kib" -le 614400 ]; then
+if [ -n "$writable" ] && number "$tmp_kib" && [ "$tmp_kib" -le 614400 ]; then
     denied 6 tmpfs "writing past the size of /tmp" dd if=/dev/zero of=/tmp/.longshore-fill bs=1024 count=$((tmp_kib + 64))
     rm -f /tmp/.longshore-fill
 fi

@@ -97,6 +97,14 @@ pub async fn detect(config: &Config) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(&value)?)
 }
 
+/// Removes what this node made. Refused while its agent runs.
+pub async fn purge(config: &Config) -> anyhow::Result<()> {
+    StateFile::open(&config.state_dir)?;
+    let _lock = lock(&config.state_dir)?;
+    runtime(config, &agent_detect::host()).purge().await?;
+    Ok(())
+}
+
 fn limits(config: &Config) -> Limits {
     Limits {
         cpu_millis: config.cpu_millis,

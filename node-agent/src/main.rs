@@ -40,6 +40,10 @@ fn command() -> Command {
                         .help("As JSON (the only form)"),
                 ),
         );
+    command = command.subcommand(
+        Command::new("purge")
+            .about("Remove everything this node made on its engine, runners included"),
+    );
     for (key, default, help) in KEYS {
         let help = if default.is_empty() {
             help.to_owned()
@@ -107,6 +111,9 @@ async fn start(matches: &ArgMatches, config: Config) -> anyhow::Result<()> {
     if matches.subcommand_matches("detect").is_some() {
         println!("{}", app::detect(&config).await?);
         return Ok(());
+    }
+    if matches.subcommand_matches("purge").is_some() {
+        return app::purge(&config).await;
     }
     let telemetry =
         telemetry::Telemetry::start(&config.node, &config.log, config.otlp_endpoint.as_deref())?;

@@ -85,7 +85,7 @@ mod tests {
                 epoch: 3,
                 counter: 9,
             },
-            finished: vec![],
+            ..Durable::default()
         };
         state.save(&durable).unwrap();
         assert_eq!(StateFile::open(dir.path()).unwrap().loaded(), durable);

@@ -237,6 +237,8 @@ impl Node {
         } else {
             runner.times.consumed.get_or_insert(found.started_utc_ms);
             runner.stage = Stage::Consumed;
+            // What an earlier process saw says nothing about now.
+            runner.worker = false;
             let age = now.utc_ms.saturating_sub(found.started_utc_ms);
             let lifetime = if found.lifetime_ms == 0 {
                 runner.lifetime_ms()

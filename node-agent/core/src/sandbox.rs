@@ -19,14 +19,14 @@ pub const RUNNER_UID: u32 = 1001;
 /// Waits for the registration on standard input, checks that all of it came,
 /// and becomes the runner program. POSIX shell; busybox and GNU tools alike.
 pub const ENTRY: &str = r#"umask 077
-cd /home/runner || exit 70
+cd /home/runner && chmod 0700 . || exit 70
 tar -x -f - 2>/dev/null || exit 71
 { read -r length sum && read -r files; } <.handover || exit 72
 [ "$(cat $files | wc -c)" -eq "$length" ] || exit 73
 [ "$(cat $files | sha256sum)" = "$sum  -" ] || exit 73
 rm -f .handover
 mkdir -p _work/_tmp
-exec bin/Runner.Listener run </dev/null
+exec /home/runner/bin/Runner.Listener run </dev/null
 "#;
 
 /// Smallest memory a sandbox is made with: below it the runner program dies.
@@ -278,14 +278,16 @@ pub fn strict(request: &Request, place: &Place) -> Sandbox {
             },
             Ulimit {
                 name: "nofile",
-                soft: 65_536,
-                hard: 65_536,
+                soft: 8_192,
+                hard: 8_192,
             },
-            // Counted per user over all sandboxes of the host: pids_limit is the real bound.
+            // Below the hard limits of every engine met so far: without CAP_SYS_RESOURCE it
+            // cannot raise them. nproc counts one user's processes over all sandboxes of the
+            // host, so pids_limit is the real bound.
             Ulimit {
                 name: "nproc",
-                soft: 262_144,
-                hard: 262_144,
+                soft: 32_768,
+                hard: 32_768,
             },
         ],
         tmpfs: vec![

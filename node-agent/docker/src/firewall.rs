@@ -87,12 +87,23 @@ impl Firewall {
         let mut state = self.state.lock().await;
         state.listing = None;
         state.verified = None;
-        match state.tool {
-            Some(Tool::Nft) => run("nft", &["delete", "table", "inet", &self.rules.table], "")
+        let tool = match state.tool {
+            Some(tool) => tool,
+            None => self.pick().await?,
+        };
+        match tool {
+            // Adding first makes deleting an absent table a success.
+            Tool::Nft => {
+                let table = &self.rules.table;
+                run(
+                    "nft",
+                    &["-f", "-"],
+                    &format!("table inet {table}\ndelete table inet {table}\n"),
+                )
                 .await
-                .map(drop),
-            Some(Tool::Iptables) => self.remove_iptables().await,
-            None => Ok(()),
+                .map(drop)
+            }
+            Tool::Iptables => self.remove_iptables().await,
         }
     }
 

@@ -162,10 +162,8 @@ impl DockerRuntime {
             .sweep(&docker, &Default::default(), true)
             .await?;
         self.inner.slots.clear(&docker).await?;
-        for group in usage::leftovers(Path::new(usage::ROOT), self.inner.config.instance.as_str()) {
-            usage::remove(Path::new(usage::ROOT), &group);
-        }
-        self.inner.firewall.remove().await.map_err(down)
+        usage::remove_all(Path::new(usage::ROOT), self.inner.config.instance.as_str());
+        self.inner.firewall.remove().await.map_err(refused)
     }
 }
 

@@ -112,6 +112,14 @@ pub(crate) fn leftovers(root: &Path, instance: &str) -> Vec<String> {
     found.into_iter().collect()
 }
 
+/// Removes every parent group of this agent and the group around them.
+pub(crate) fn remove_all(root: &Path, instance: &str) {
+    for group in leftovers(root, instance) {
+        remove(root, &group);
+    }
+    remove(root, &format!("/longshore-{instance}"));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

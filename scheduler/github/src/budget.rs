@@ -61,10 +61,80 @@ pub(crate) fn reads(now: UtcMillis) -> Bucket {
     Bucket::full(40, 600, now)
 }
 
+/// A raise is told at most this often, unless little is left.
+const RAISE_EVERY_MS: u64 = 10_000;
+
+/// What the core is told of a bucket that moves all the time: never more than
+/// there is, in steps, so that not every registration is a fact to be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Told {
+    registrations: Option<u32>,
+    at: UtcMillis,
+}
+
+impl Told {
+    /// The number to tell now; the same as before when nothing needs to be said.
+    pub(crate) fn next(&mut self, now: UtcMillis, truth: u32) -> u32 {
+        let stepped = if truth < 20 {
+            truth
+        } else {
+            truth - truth % 10
+        };
+        let told = match self.registrations {
+            Some(before) if before <= truth => {
+                let waited = now.saturating_sub(self.at) >= RAISE_EVERY_MS;
+                if stepped > before && (before < 50 || waited) {
+                    stepped
+                } else {
+                    before
+                }
+            }
+            _ => stepped,
+        };
+        if self.registrations != Some(told) {
+            *self = Self {
+                registrations: Some(told),
+                at: now,
+            };
+        }
+        told
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_steady_trickle_of_registrations_is_not_told_one_by_one() {
+        let mut told = Told::default();
+        let mut bucket = registrations(0);
+        let mut words = Vec::new();
+        for second in 0..120 {
+            let now = second * 1_000;
+            bucket.take(now).unwrap();
+            let truth = u32::try_from(bucket.available(now)).unwrap();
+            words.push(told.next(now, truth));
+        }
+        words.dedup();
+        assert_eq!(words, [90], "99 or 100 of 100 all the time");
+        assert_eq!(told.next(200_000, 100), 100);
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_is_told_than_there_is(truths in proptest::collection::vec((0_u64..3_000, 0_u32..101), 1..200)) {
+            let mut told = Told::default();
+            let mut now = 0;
+            for (step, truth) in truths {
+                now += step;
+                let word = told.next(now, truth);
+                prop_assert!(word <= truth);
+                prop_assert!(word > 0 || truth == 0, "work would stand still");
+            }
+        }
+    }
 
     #[test]
     fn a_burst_empties_the_bucket_and_half_a_second_brings_one_back() {

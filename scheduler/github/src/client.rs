@@ -168,11 +168,21 @@ impl Client {
             })?;
         // A limit may have come while this call waited for its slot.
         self.check_rest(identity, call)?;
-        let token = self.token(identity).await?;
+        let mut token = self.token(identity).await?;
+        if identity.is_refused(utc_now(), &token) {
+            return Err(CallError::Unauthorized {
+                credential: identity.name.clone(),
+                call: call.words.clone(),
+                message: "refused a moment ago, not tried again yet".to_owned(),
+            });
+        }
         let mut answer = self.send(call, &token).await?;
         if answer.status == http::StatusCode::UNAUTHORIZED && self.renew(identity).await {
-            let token = self.token(identity).await?;
+            token = self.token(identity).await?;
             answer = self.send(call, &token).await?;
+        }
+        if answer.status == http::StatusCode::UNAUTHORIZED {
+            identity.set_refused(utc_now(), &token);
         }
         self.judge(identity, call, answer)
     }

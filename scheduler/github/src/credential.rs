@@ -109,7 +109,12 @@ pub(crate) struct Identity {
     pub(crate) slots: Semaphore,
     /// What is wrong with it now, and since when.
     pub(crate) problem: Mutex<Option<(String, UtcMillis)>>,
+    /// The token GitHub refused last, and until when it is not tried again.
+    refused: Mutex<Option<(SecretString, UtcMillis)>>,
 }
+
+/// A refused token is tried again after this long; GitHub locks out who insists.
+const REFUSED_REST_MS: u64 = 60_000;
 
 pub(crate) enum Source {
     Token(Secret),
@@ -174,6 +179,7 @@ impl Identity {
             limits: Mutex::new(Limits::new(utc_now())),
             slots: Semaphore::new(IN_FLIGHT as usize),
             problem: Mutex::new(None),
+            refused: Mutex::new(None),
         })
     }
 
@@ -221,6 +227,20 @@ impl Identity {
 
     pub(crate) fn clear_problem(&self) {
         *lock(&self.problem) = None;
+        *lock(&self.refused) = None;
+    }
+
+    pub(crate) fn set_refused(&self, now: UtcMillis, token: &SecretString) {
+        *lock(&self.refused) = Some((token.clone(), now + REFUSED_REST_MS));
+    }
+
+    /// GitHub refused this very token a moment ago.
+    pub(crate) fn is_refused(&self, now: UtcMillis, token: &SecretString) -> bool {
+        lock(&self.refused)
+            .as_ref()
+            .is_some_and(|(refused, until)| {
+                now < *until && refused.expose_secret() == token.expose_secret()
+            })
     }
 }
 

@@ -70,6 +70,10 @@ impl Directory {
         self.owners.get(&login.to_lowercase())
     }
 
+    pub(crate) fn owners(&self) -> usize {
+        self.owners.len()
+    }
+
     pub(crate) fn set_owner(&mut self, owner: Owner) {
         self.owners.insert(owner.login.to_lowercase(), owner);
     }

@@ -37,6 +37,13 @@ impl Problems {
         }
     }
 
+    /// Discovery itself failed somewhere.
+    pub(crate) fn in_discovery(&self) -> bool {
+        lock(&self.known).keys().any(|subject| {
+            subject.starts_with("credential ") || subject.starts_with("installation on ")
+        })
+    }
+
     pub(crate) fn all(&self) -> Vec<Problem> {
         lock(&self.known).values().cloned().collect()
     }

@@ -19,6 +19,7 @@ use scheduler_core::{
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
+    budget::Told,
     client::Call,
     credential::{Identity, Source, lock, utc_now},
     directory::Watched,
@@ -44,6 +45,8 @@ const MOST_JOB_PAGES: usize = 50;
 /// Every so many sweeps `waiting` and `pending` runs are listed too, for display.
 const HELD_EVERY: u64 = 5;
 const DISCOVERY_EVERY: Duration = Duration::from_secs(10 * 60);
+/// Lists of so many owners cost about as many calls.
+const FEW_OWNERS: usize = 5;
 const DISCOVERY_RETRY: Duration = Duration::from_secs(60);
 const ORPHANS_EVERY: Duration = Duration::from_secs(5 * 60);
 /// A scope without a registration call for this long needs no orphan list.
@@ -86,13 +89,7 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
     loop {
         if Instant::now() >= next_discovery {
             send(inputs, discover(inner).await).await;
-            let clean = inner.problems.all().is_empty();
-            next_discovery = Instant::now()
-                + if clean {
-                    DISCOVERY_EVERY
-                } else {
-                    DISCOVERY_RETRY
-                };
+            next_discovery = Instant::now() + until_discovery(inner);
         }
         if Instant::now() >= next_sweep {
             let started = Instant::now();
@@ -115,6 +112,20 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
                 next_sweep = next_sweep.min(Instant::now() + NUDGE_GAP);
             }
         }
+    }
+}
+
+/// Without webhooks only the lists tell that a quiet repository has become
+/// active, so they are read with every sweep while they are few.
+fn until_discovery(inner: &Inner) -> Duration {
+    if inner.problems.in_discovery() {
+        return DISCOVERY_RETRY;
+    }
+    let few = lock(&inner.directory).owners() <= FEW_OWNERS;
+    if few && !lock(&inner.health).healthy(utc_now()) {
+        inner.config.poll_interval
+    } else {
+        DISCOVERY_EVERY
     }
 }
 
@@ -201,8 +212,11 @@ async fn one_repository(inner: &Inner, watched: Watched, with_held: bool) -> Vec
     };
     look.take(with_held).await;
     match look.trouble {
+        // Told once, of the credential.
+        Some(CallError::Unauthorized { .. } | CallError::Credential { .. }) | None => {
+            inner.problems.clear(&full);
+        }
         Some(error) => inner.problems.set(&full, error.to_string(), utc_now()),
-        None => inner.problems.clear(&full),
     }
     look.inputs
 }
@@ -521,6 +535,7 @@ fn publish(inner: &Inner, iterations: u64, every: Duration, healthy: bool) {
 /// Tells the core how many registrations each credential may make, when that changed.
 async fn budgets(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
     let mut told = BTreeMap::new();
+    let mut steps: BTreeMap<_, Told> = BTreeMap::new();
     loop {
         let now = utc_now();
         let mut scopes: BTreeMap<_, Vec<Scope>> = BTreeMap::new();
@@ -538,7 +553,10 @@ async fn budgets(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
             let Some(scopes) = scopes.remove(&identity.name) else {
                 continue;
             };
-            // While none may be made only the time matters, and it is told once.
+            let registrations = steps
+                .entry(identity.name.clone())
+                .or_default()
+                .next(now, registrations);
             let word = (registrations, limited_until, scopes);
             if told.get(&identity.name) != Some(&word) {
                 told.insert(identity.name.clone(), word.clone());

@@ -10,7 +10,7 @@ use crate::wire::Payload;
 /// Longest body GitHub sends (25 MB); the listener refuses more with 413 before reading on.
 pub const MAX_BODY: usize = 25 * 1024 * 1024;
 
-/// A delivery as the listener took it. Header values, not names: names are case-insensitive.
+/// A delivery as the listener took it.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {
     /// `X-GitHub-Event`.
@@ -25,6 +25,22 @@ pub struct Delivery<'a> {
     pub body: &'a [u8],
     /// W3C `traceparent` of the request's span, to carry on.
     pub traceparent: Option<&'a str>,
+}
+
+impl<'a> Delivery<'a> {
+    /// Reads the headers of a request; their names are case-insensitive. A
+    /// header that is no text counts as missing.
+    pub fn from_request(headers: &'a http::HeaderMap, body: &'a [u8]) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        Self {
+            event: text("x-github-event").unwrap_or_default(),
+            guid: text("x-github-delivery"),
+            signature: text("x-hub-signature-256"),
+            content_type: text("content-type"),
+            body,
+            traceparent: text("traceparent"),
+        }
+    }
 }
 
 /// Why a delivery is refused.

@@ -463,6 +463,18 @@ fn a_live_runner_is_reported_before_the_engine_can_be_asked_and_missed_after() {
 }
 
 #[test]
+fn a_busy_runner_is_still_busy_after_its_adoption() {
+    let mut node = node();
+    to_consumed(&mut node);
+    saw(&mut node, true, 5);
+    let mut next = Node::new(node.durable(), LEASE);
+    next.recovered(vec![found(true, true, true)], at(50));
+    let observed = next.runner(A).unwrap();
+    assert_eq!((observed.phase, observed.worker), (Phase::Busy, true));
+    assert!(next.reconcile(at(50)).is_empty());
+}
+
+#[test]
 fn a_live_runner_is_adopted_and_left_alone() {
     let mut node = Node::new(Durable::default(), LEASE);
     let now = at(100);

@@ -366,6 +366,14 @@ async fn a_replaced_token_file_is_used_at_once() {
         text.contains("main") && text.contains("fresh one") && !text.contains("ghp_old"),
         "{text}"
     );
+    let asked = fake.seen().len();
+    let again = github.register(&registration("ls-1")).await.unwrap_err();
+    assert_eq!(again.failure, RegistrationFailure::Forbidden);
+    assert_eq!(
+        fake.seen().len(),
+        asked,
+        "a refused token is not insisted on"
+    );
     std::fs::write(&path, "ghp_new\n").unwrap();
     github.register(&registration("ls-2")).await.unwrap();
 }

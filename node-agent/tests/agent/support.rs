@@ -1,0 +1,693 @@
+//! A scheduler that is only a stream, the agent's process, and an image made offline.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use agent_core::names::{Instance, label};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use longshore_proto::v1 as pb;
+use longshore_proto::v1::attach_request::Message as Up;
+use longshore_proto::v1::attach_response::Message as Down;
+use longshore_proto::v1::node_service_server::{NodeService, NodeServiceServer};
+use longshore_proto::v1::observed_runner::Phase;
+use longshore_proto::v1::runner_intent::Desired;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Nothing in these tests takes longer on the slowest machine they run on.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+#[derive(Clone, Default)]
+struct Seen {
+    attached: u64,
+    report: pb::NodeReport,
+    output: BTreeMap<String, (Vec<u8>, bool)>,
+}
+
+struct Scheduler {
+    seen: watch::Sender<Seen>,
+    down: Arc<Mutex<Option<mpsc::Sender<Result<pb::AttachResponse, Status>>>>>,
+}
+
+#[tonic::async_trait]
+impl NodeService for Scheduler {
+    type AttachStream = ReceiverStream<Result<pb::AttachResponse, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut up = request.into_inner();
+        let (down, stream) = mpsc::channel(64);
+        let welcome = pb::Welcome {
+            fleet: "test".into(),
+            heartbeat: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 0,
+            }),
+            lease: Some(prost_types::Duration {
+                seconds: 30,
+                nanos: 0,
+            }),
+            ..pb::Welcome::default()
+        };
+        let first = pb::AttachResponse {
+            message: Some(Down::Welcome(welcome)),
+        };
+        down.send(Ok(first))
+            .await
+            .map_err(|_| Status::cancelled("gone"))?;
+        let seen = self.seen.clone();
+        *self.down.lock().unwrap() = Some(down);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = up.message().await {
+                match message.message {
+                    Some(Up::Hello(_)) => seen.send_modify(|seen| {
+                        seen.attached += 1;
+                        seen.report = pb::NodeReport::default();
+                    }),
+                    Some(Up::Report(report)) => seen.send_modify(|seen| seen.report = report),
+                    None => {}
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<pb::PushLogsRequest>>,
+    ) -> Result<Response<pb::PushLogsResponse>, Status> {
+        let mut up = request.into_inner();
+        while let Some(piece) = up.message().await? {
+            self.seen.send_modify(|seen| {
+                let (text, end) = seen.output.entry(piece.runner.clone()).or_default();
+                text.truncate(piece.offset as usize);
+                text.extend_from_slice(&piece.chunk);
+                *end = piece.end;
+            });
+        }
+        Ok(Response::new(pb::PushLogsResponse {}))
+    }
+}
+
+pub(crate) struct Bench {
+    test: String,
+    dir: tempfile::TempDir,
+    node: String,
+    address: String,
+    extra: Vec<String>,
+    agent: Option<Child>,
+    seen: watch::Receiver<Seen>,
+    down: Arc<Mutex<Option<mpsc::Sender<Result<pb::AttachResponse, Status>>>>>,
+    generation: u64,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.kill_agent();
+        let _ = self.purge();
+    }
+}
+
+impl Bench {
+    pub(crate) async fn start(test: &str) -> Self {
+        Self::start_with(test, &[]).await
+    }
+
+    pub(crate) async fn start_with(test: &str, extra: &[&str]) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (seen, watcher) = watch::channel(Seen::default());
+        let down = Arc::new(Mutex::new(None));
+        let service = NodeServiceServer::new(Scheduler {
+            seen,
+            down: down.clone(),
+        });
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener)),
+        );
+        let mut bench = Self {
+            test: test.into(),
+            dir: tempfile::tempdir().unwrap(),
+            node: format!("t-{test}-{}", random()),
+            address,
+            extra: extra.iter().map(|text| (*text).to_owned()).collect(),
+            agent: None,
+            seen: watcher,
+            down,
+            generation: 0,
+        };
+        bench.start_agent().await;
+        bench
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        // Ranges of their own, so that tests beside each other do not wait for one range.
+        let range = format!(
+            "10.{}.0.0/16",
+            100 + self.node.bytes().map(u32::from).sum::<u32>() % 120
+        );
+        let mut list: Vec<String> = [
+            "--scheduler",
+            &self.address,
+            "--node",
+            &self.node,
+            "--state-dir",
+            &self.state_dir().to_string_lossy(),
+            "--slots-cidr",
+            &range,
+            "--premade-slots",
+            "2",
+            "--pull",
+            "false",
+            "--min-free-disk",
+            "64MiB",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        list.extend(self.extra.iter().cloned());
+        list
+    }
+
+    fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    fn instance(&self) -> Instance {
+        Instance::new(&self.node, &self.state_dir().to_string_lossy())
+    }
+
+    pub(crate) fn table(&self) -> String {
+        self.instance().table()
+    }
+
+    pub(crate) fn image(&self) -> String {
+        image()
+    }
+
+    /// A runner's name, unique in the engine.
+    pub(crate) fn name(&self, what: &str) -> String {
+        format!("ls-{}-{what}-{}", self.test, random())
+    }
+
+    pub(crate) async fn start_agent(&mut self) {
+        let before = self.seen.borrow().attached;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("agent.log"))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_longshore-agent"))
+            .args(self.arguments())
+            .env("LONGSHORE_LOG", "debug,hyper=info,h2=info,bollard=debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.agent = Some(child);
+        self.wait("the agent attaches", |seen| seen.attached > before)
+            .await;
+    }
+
+    pub(crate) fn kill_agent(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+    }
+
+    pub(crate) fn stop_agent(&mut self) {
+        self.kill_agent();
+    }
+
+    /// SIGTERM; how long the process took to end.
+    pub(crate) async fn terminate_agent(&mut self) -> Duration {
+        let mut agent = self.agent.take().unwrap();
+        let begin = Instant::now();
+        assert!(
+            Command::new("kill")
+                .arg(agent.id().to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
+        loop {
+            if agent.try_wait().unwrap().is_some() {
+                return begin.elapsed();
+            }
+            assert!(begin.elapsed() < DEADLINE, "the agent does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn purge(&self) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_longshore-agent"))
+            .args(self.arguments())
+            .arg("purge")
+            .output()
+            .unwrap()
+    }
+
+    /// Stops the agent, removes what is its own, and proves that nothing is left.
+    pub(crate) async fn finish(mut self) {
+        self.terminate_agent().await;
+        let output = self.purge();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let own = format!("label={}={}", label::INSTANCE, self.instance().as_str());
+        for list in [
+            vec!["ps", "-aq", "--filter", &own],
+            vec!["volume", "ls", "-q", "--filter", &own],
+            vec!["network", "ls", "-q", "--filter", &own],
+        ] {
+            assert_eq!(docker(&list), "", "{list:?}");
+        }
+        let tables = Command::new("nft")
+            .args(["list", "tables"])
+            .output()
+            .unwrap();
+        assert!(!String::from_utf8_lossy(&tables.stdout).contains(&self.table()));
+    }
+
+    /// Containers, job volumes and control groups that outlived their runner.
+    pub(crate) fn leftovers(&self) -> String {
+        let own = format!("label={}={}", label::INSTANCE, self.instance().as_str());
+        let mut text = docker(&["ps", "-aq", "--filter", &own]);
+        for volume in docker(&["volume", "ls", "-q", "--filter", &own]).lines() {
+            if volume.contains("-work") {
+                text.push_str(volume);
+            }
+        }
+        for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
+            let folder = Path::new(root).join(format!("longshore-{}", self.instance().as_str()));
+            if let Ok(entries) = std::fs::read_dir(folder) {
+                for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+                    text.push_str(&entry.path().to_string_lossy());
+                }
+            }
+        }
+        text
+    }
+
+    pub(crate) fn agent_log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
+    }
+
+    async fn send(&self, message: Down) {
+        let down = self.down.lock().unwrap().clone().expect("attached");
+        down.send(Ok(pb::AttachResponse {
+            message: Some(message),
+        }))
+        .await
+        .expect("the stream is open");
+    }
+
+    /// Sends a whole intent and waits until the node has accepted it.
+    pub(crate) async fn intend(
+        &mut self,
+        runners: &[(&str, Desired)],
+        logs: &[pb::LogSubscription],
+    ) {
+        self.generation += 1;
+        let generation = pb::Generation {
+            epoch: 1,
+            counter: self.generation,
+        };
+        let intent = pb::NodeIntent {
+            generation: Some(generation),
+            runners: runners
+                .iter()
+                .map(|(name, desired)| pb::RunnerIntent {
+                    name: (*name).into(),
+                    desired: Some(desired.clone()),
+                })
+                .collect(),
+            logs: logs.to_vec(),
+            cordoned: false,
+        };
+        self.send(Down::Intent(intent)).await;
+        self.wait("the intent is accepted", |seen| {
+            seen.report.accepted == Some(generation)
+        })
+        .await;
+    }
+
+    /// Hands a registration over; `job` is what the stand-in runner runs, empty for an idle one.
+    pub(crate) async fn register(&mut self, runner: &str, job: &str, secret: &str) {
+        let mut files = BTreeMap::from([
+            (".runner", STANDARD.encode("{}")),
+            (".credentials", STANDARD.encode(secret)),
+            (".credentials_rsaparams", STANDARD.encode(secret)),
+        ]);
+        if !job.is_empty() {
+            files.insert(".job", STANDARD.encode(job));
+        }
+        let jit_config = STANDARD
+            .encode(serde_json::to_vec(&files).unwrap())
+            .into_bytes();
+        self.send(Down::Registration(pb::Registration {
+            runner: runner.into(),
+            jit_config,
+        }))
+        .await;
+    }
+
+    pub(crate) async fn phase(&mut self, runner: &str, phase: Phase) -> pb::ObservedRunner {
+        self.until(runner, |observed| observed.phase() == phase)
+            .await
+    }
+
+    pub(crate) async fn until(
+        &mut self,
+        runner: &str,
+        is: impl Fn(&pb::ObservedRunner) -> bool,
+    ) -> pb::ObservedRunner {
+        let found = |seen: &Seen| {
+            seen.report
+                .runners
+                .iter()
+                .find(|observed| observed.name == runner)
+                .cloned()
+        };
+        self.wait(runner, |seen| {
+            found(seen).is_some_and(|observed| is(&observed))
+        })
+        .await;
+        found(&self.seen.borrow()).expect("waited for it")
+    }
+
+    /// The observation once it stopped moving: the answer to `stop_if_idle`.
+    pub(crate) async fn settled(&mut self, runner: &str) -> pb::ObservedRunner {
+        let mut last = self.until(runner, |_| true).await;
+        let mut since = Instant::now();
+        while since.elapsed() < Duration::from_millis(1_500) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = self.until(runner, |_| true).await;
+            if now.observation != last.observation {
+                since = Instant::now();
+                last = now;
+            }
+        }
+        last
+    }
+
+    pub(crate) async fn gone(&mut self, runner: &str) {
+        self.wait("the end is let go", |seen| {
+            seen.report
+                .runners
+                .iter()
+                .all(|observed| observed.name != runner)
+        })
+        .await;
+    }
+
+    pub(crate) async fn until_report(
+        &mut self,
+        is: impl Fn(&pb::NodeReport) -> bool,
+    ) -> pb::NodeReport {
+        self.wait("a report", |seen| is(&seen.report)).await;
+        self.seen.borrow().report.clone()
+    }
+
+    pub(crate) fn output_so_far(&self, runner: &str) -> String {
+        self.seen
+            .borrow()
+            .output
+            .get(runner)
+            .map(|(text, _)| String::from_utf8_lossy(text).into_owned())
+            .unwrap_or_default()
+    }
+
+    pub(crate) async fn until_output(&mut self, runner: &str, is: impl Fn(&str) -> bool) {
+        self.wait("output", |seen| {
+            seen.output
+                .get(runner)
+                .is_some_and(|(text, _)| is(&String::from_utf8_lossy(text)))
+        })
+        .await;
+    }
+
+    pub(crate) async fn output_has(&mut self, runner: &str, words: &str) {
+        self.until_output(runner, |text| text.contains(words)).await;
+    }
+
+    /// The whole output, once the agent said that it is complete.
+    pub(crate) async fn output(&mut self, runner: &str) -> String {
+        self.wait("the end of the output", |seen| {
+            seen.output.get(runner).is_some_and(|(_, end)| *end)
+        })
+        .await;
+        self.output_so_far(runner)
+    }
+
+    async fn wait(&mut self, what: &str, is: impl Fn(&Seen) -> bool) {
+        let waited = tokio::time::timeout(DEADLINE, self.seen.wait_for(|seen| is(seen)))
+            .await
+            .is_ok_and(|seen| seen.is_ok());
+        if !waited {
+            let report = self.seen.borrow().report.clone();
+            let log = self.agent_log();
+            let tail: Vec<&str> = log
+                .lines()
+                .rev()
+                .filter(|line| !line.contains("bollard"))
+                .take(40)
+                .collect();
+            panic!(
+                "waited in vain for: {what}\nreport: {report:#?}\nagent, newest first:\n{}",
+                tail.join("\n")
+            );
+        }
+    }
+}
+
+pub(crate) fn run(image: &str) -> Desired {
+    Desired::Run(pb::RunnerSpec {
+        image: image.into(),
+        profile: "strict".into(),
+        resources: Some(pb::Resources {
+            cpu_millis: 1_000,
+            memory_bytes: 256 << 20,
+            gpus: 0,
+        }),
+        network_mode: "open".into(),
+        platform: if cfg!(target_arch = "aarch64") {
+            "linux/arm64"
+        } else {
+            "linux/amd64"
+        }
+        .into(),
+        traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
+        ..pb::RunnerSpec::default()
+    })
+}
+
+pub(crate) fn stop_if_idle() -> Desired {
+    Desired::StopIfIdle(pb::StopIfIdle {})
+}
+
+pub(crate) fn remove(observation: u64) -> Desired {
+    Desired::Remove(pb::Remove { observation })
+}
+
+pub(crate) fn kill(reason: &str, grace: Duration) -> Desired {
+    let grace = prost_types::Duration {
+        seconds: grace.as_secs() as i64,
+        nanos: grace.subsec_nanos() as i32,
+    };
+    Desired::Kill(pb::Kill {
+        reason: reason.into(),
+        grace: Some(grace),
+    })
+}
+
+pub(crate) fn random() -> String {
+    format!("{:08x}", rand::random::<u32>())
+}
+
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    let output = Command::new("docker")
+        .args(arguments)
+        .output()
+        .expect("the docker program is installed");
+    assert!(
+        output.status.success(),
+        "docker {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // Both streams: a container's errors are part of its logs.
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+pub(crate) fn exec(container: &str, line: &str) -> String {
+    docker(&["exec", container, "sh", "-c", line])
+}
+
+pub(crate) fn nft(arguments: &[&str]) {
+    assert!(
+        Command::new("nft")
+            .args(arguments)
+            .status()
+            .expect("nft is installed")
+            .success(),
+        "nft {arguments:?}"
+    );
+}
+
+/// What the engine says of a live sandbox, against the table.
+pub(crate) fn assert_strict(inspect: &str) {
+    let all: serde_json::Value = serde_json::from_str(inspect).expect("inspect is JSON");
+    let (host, config) = (&all[0]["HostConfig"], &all[0]["Config"]);
+    assert_eq!(config["User"], "1001:1001");
+    assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
+    assert_eq!(host["Privileged"], false);
+    assert_eq!(host["ReadonlyRootfs"], true);
+    assert_eq!(
+        host["SecurityOpt"],
+        serde_json::json!(["no-new-privileges:true"])
+    );
+    assert_eq!(host["Memory"], host["MemorySwap"]);
+    assert_eq!(
+        (&host["PidMode"], &host["UTSMode"], &host["UsernsMode"]),
+        (&"".into(), &"".into(), &"".into())
+    );
+    assert_eq!(
+        (&host["IpcMode"], &host["CgroupnsMode"]),
+        (&"private".into(), &"private".into())
+    );
+    for empty in [
+        "Binds",
+        "CapAdd",
+        "Devices",
+        "DeviceCgroupRules",
+        "GroupAdd",
+        "DeviceRequests",
+    ] {
+        assert!(
+            host[empty].as_array().is_none_or(Vec::is_empty),
+            "{empty}: {}",
+            host[empty]
+        );
+    }
+    for mount in all[0]["Mounts"].as_array().expect("mounts") {
+        assert!(
+            matches!(mount["Type"].as_str(), Some("volume" | "tmpfs")),
+            "{mount}"
+        );
+    }
+    let masked = host["MaskedPaths"].as_array().expect("masked paths");
+    assert!(
+        masked.contains(&"/proc/kallsyms".into()) && masked.contains(&"/proc/interrupts".into())
+    );
+}
+
+/// A runner image of this host's busybox, in the layout of GitHub's.
+pub(crate) fn image() -> String {
+    static IMAGE: OnceLock<String> = OnceLock::new();
+    IMAGE.get_or_init(make_image).clone()
+}
+
+const LISTENER: &str = r#"#!/bin/sh
+echo "√ Connected to GitHub"
+echo "Current runner version: '2.336.0'"
+trap 'echo interrupted; exit 130' INT
+echo "Listening for Jobs"
+if [ -f .job ]; then
+    echo "Running job: test"
+    sh /home/runner/bin/Runner.Worker
+    exit $?
+fi
+while :; do sleep 0.2; done
+"#;
+
+fn make_image() -> String {
+    let mut hash = agent_core::names::Fnv::default();
+    hash.write(LISTENER.as_bytes());
+    let tag = format!("longshore-agent-test:{:08x}", hash.0 as u32);
+    let present = Command::new("docker")
+        .args(["image", "inspect", &tag])
+        .output();
+    if present
+        .expect("the docker program is installed")
+        .status
+        .success()
+    {
+        return tag;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    for folder in [
+        "bin",
+        "etc",
+        "proc",
+        "sys",
+        "dev",
+        "tmp",
+        "home/runner/bin",
+        "home/runner/externals",
+    ] {
+        std::fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    // The engine gives a tmpfs the mode of the folder below it.
+    let everybodys = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    std::fs::set_permissions(root.join("tmp"), everybodys).unwrap();
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .expect("busybox-static is installed (apt-get install busybox-static)");
+    std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    let applets = Command::new(busybox).arg("--list").output().unwrap();
+    for applet in String::from_utf8_lossy(&applets.stdout)
+        .lines()
+        .filter(|name| *name != "busybox")
+    {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+    }
+    std::fs::write(
+        root.join("etc/passwd"),
+        "runner:x:1001:1001::/home/runner:/bin/sh\n",
+    )
+    .unwrap();
+    for (name, text) in [
+        ("Runner.Listener", LISTENER),
+        ("Runner.Worker", "#!/bin/sh\n. /home/runner/.job\n"),
+    ] {
+        use std::os::unix::fs::PermissionsExt;
+        let path = root.join("home/runner/bin").join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.follow_symlinks(false);
+    archive.append_dir_all(".", root).unwrap();
+    let archive = archive.into_inner().unwrap();
+    let mut import = Command::new("docker")
+        .args(["import", "-", &tag])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the docker program is installed");
+    import.stdin.take().unwrap().write_all(&archive).unwrap();
+    assert!(
+        import.wait().unwrap().success(),
+        "docker import: is the engine running?"
+    );
+    tag
+}
