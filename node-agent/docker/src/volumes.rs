@@ -9,7 +9,7 @@ use agent_core::names::{Instance, label};
 use agent_core::runtime::RuntimeError;
 use agent_core::sandbox::{RUNNER_ROOT, RUNNER_UID, VolumeMount};
 use bollard::Docker;
-use bollard::models::{ContainerCreateBody, HostConfig, VolumeCreateRequest};
+use bollard::models::{ContainerCreateBody, HostConfig, ResourcesUlimits, VolumeCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
     RemoveVolumeOptionsBuilder, WaitContainerOptionsBuilder,
@@ -218,6 +218,8 @@ impl Volumes {
                 readonly_rootfs: Some(true),
                 network_mode: Some("none".into()),
                 pids_limit: Some(64),
+                // Podman's own defaults may be above what it is allowed to set.
+                ulimits: Some(["nofile", "nproc"].map(small_limit).to_vec()),
                 memory: Some(128 << 20),
                 memory_swap: Some(128 << 20),
                 mounts: Some(
@@ -320,5 +322,13 @@ impl Volumes {
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()
+    }
+}
+
+fn small_limit(name: &str) -> ResourcesUlimits {
+    ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(1_024),
+        hard: Some(1_024),
     }
 }

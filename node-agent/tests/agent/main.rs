@@ -233,7 +233,20 @@ async fn an_idle_runner_goes_by_the_four_way_check_and_a_busy_one_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_is_out_of_reach_only_because_of_the_rules_and_they_come_back() {
-    let mut bench = Bench::start("wall").await;
+    let bench = Bench::start("wall").await;
+    let flush = format!("nft delete table inet {}", bench.table());
+    wall(bench, &flush).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_rules_hold_where_only_iptables_is() {
+    let bench = Bench::start_with("wallip", &["--firewall", "iptables"]).await;
+    let flush = format!("iptables -F {}-in", bench.table());
+    wall(bench, &flush).await;
+}
+
+/// A job that tries a port of the host again and again, before, without and after the rules.
+async fn wall(mut bench: Bench, flush: &str) {
     let runner = bench.name("wall");
     let wish = pb::LogSubscription {
         runner: runner.clone(),
@@ -263,8 +276,7 @@ async fn the_host_is_out_of_reach_only_because_of_the_rules_and_they_come_back()
     assert!(!bench.output_so_far(&runner).contains("REACHED"));
 
     // The positive control: the same packet, without the rules.
-    let table = bench.table();
-    support::nft(&["delete", "table", "inet", &table]);
+    support::must(flush);
     bench.output_has(&runner, "REACHED").await;
     // Noticed and put back without anybody asking.
     bench

@@ -174,6 +174,10 @@ impl Bench {
         ]
         .map(str::to_owned)
         .to_vec();
+        // The same suite on another engine: its socket here, and in DOCKER_HOST for the docker program.
+        if let Ok(socket) = std::env::var("LONGSHORE_TEST_ENGINE_SOCKET") {
+            list.extend(["--engine-socket".to_owned(), socket]);
+        }
         list.extend(self.extra.iter().cloned());
         list
     }
@@ -275,11 +279,15 @@ impl Bench {
         ] {
             assert_eq!(docker(&list), "", "{list:?}");
         }
-        let tables = Command::new("nft")
-            .args(["list", "tables"])
-            .output()
-            .unwrap();
-        assert!(!String::from_utf8_lossy(&tables.stdout).contains(&self.table()));
+        let rules = ["nft list tables", "iptables -S", "ip6tables -S"].map(|line| {
+            let mut words = line.split(' ');
+            let output = Command::new(words.next().unwrap())
+                .args(words)
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        });
+        assert!(!rules.concat().contains(&self.table()), "{rules:#?}");
     }
 
     /// Containers, job volumes and control groups that outlived their runner.
@@ -540,15 +548,11 @@ pub(crate) fn exec(container: &str, line: &str) -> String {
     docker(&["exec", container, "sh", "-c", line])
 }
 
-pub(crate) fn nft(arguments: &[&str]) {
-    assert!(
-        Command::new("nft")
-            .args(arguments)
-            .status()
-            .expect("nft is installed")
-            .success(),
-        "nft {arguments:?}"
-    );
+/// Runs a program that has to succeed.
+pub(crate) fn must(line: &str) {
+    let mut words = line.split(' ');
+    let status = Command::new(words.next().unwrap()).args(words).status();
+    assert!(status.is_ok_and(|status| status.success()), "{line}");
 }
 
 /// What the engine says of a live sandbox, against the table.
