@@ -189,6 +189,46 @@ fn a_crate_level_clippy_toml_repeats_the_shared_bans() {
     }
 }
 
+#[test]
+fn every_setting_is_documented() {
+    // Keys of the scheduler are dotted paths, those of the agent the first text of each row; both tables are plain text in the source.
+    let quoted = |line: &str| -> Option<String> {
+        let text = line.trim().trim_start_matches('(').strip_prefix('"')?;
+        let (word, rest) = text.split_once('"')?;
+        let plain = !word.is_empty()
+            && word
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || "._".contains(c));
+        (plain && rest.starts_with(',')).then(|| word.to_owned())
+    };
+    let table = |file: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(root().join(file)).expect(file);
+        let from = text.find("pub const KEYS").expect("the table of settings");
+        let to = text[from..].find("\n];").expect("the end of the table") + from;
+        text[from..to].lines().filter_map(quoted).collect()
+    };
+    let scheduler: Vec<String> = table("scheduler/src/config/keys.rs")
+        .into_iter()
+        .filter(|k| k.contains('.'))
+        .collect();
+    let agent: Vec<String> = table("node-agent/src/config.rs")
+        .into_iter()
+        .filter(|k| !k.contains('.'))
+        .collect();
+    assert!(
+        scheduler.len() > 20 && agent.len() > 10,
+        "{scheduler:?} {agent:?}"
+    );
+    let page = std::fs::read_to_string(root().join("docs/configuration.md"))
+        .expect("docs/configuration.md");
+    for key in scheduler.iter().chain(&agent) {
+        assert!(
+            page.contains(&format!("`{key}`")),
+            "docs/configuration.md does not mention {key}"
+        );
+    }
+}
+
 // ---- each rule bites ----
 
 /// A small workspace that breaks nothing.

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 use tokio::process::Command;
 
 /// Script that builds it, from the root of the checkout.
@@ -11,7 +10,12 @@ const SCRIPT: &str = "tests/demo-runner/image/build";
 
 /// Builds the image, or finds it as it was built before, and gives its name. `runner_program` is the static stand-in for GitHub's runner.
 pub async fn build(runner_program: &Path) -> Result<String> {
-    let output = Command::new(SCRIPT)
+    build_in(Path::new("."), runner_program).await
+}
+
+/// The same from elsewhere: `root` is the root of the checkout.
+pub async fn build_in(root: &Path, runner_program: &Path) -> Result<String> {
+    let output = Command::new(root.join(SCRIPT))
         .env("DEMO_RUNNER_BIN", runner_program)
         .output()
         .await
@@ -25,13 +29,13 @@ pub async fn build(runner_program: &Path) -> Result<String> {
     name_in(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// The script's last line is JSON with the image's name.
+/// The script's last line is the image's name.
 fn name_in(output: &str) -> Result<String> {
-    let last = output.lines().last().unwrap_or_default();
-    serde_json::from_str::<Value>(last)
-        .ok()
-        .and_then(|v| v["image"].as_str().map(str::to_owned))
-        .with_context(|| format!("{SCRIPT} named no image: {last}"))
+    let name = output.lines().last().unwrap_or_default().trim();
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        bail!("{SCRIPT} named no image: {name}");
+    }
+    Ok(name.to_owned())
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ pub async fn start(
             webhook_secret_file: Some(webhook_file),
             owners: owners.clone(),
             image: Some(image.to_owned()),
+            // Small runners, so that a small host runs several jobs at once.
+            more: ["--default-cpu", "0.5", "--default-memory", "512MiB"].map(String::from).to_vec(),
             env: vec![(RUN_VARIABLE.to_owned(), identity.run.clone())],
             ..SchedulerSettings::default()
         },
@@ -119,12 +121,12 @@ async fn world(sim: &Sim, runs: &[Run]) -> Result<String> {
     repos.sort_unstable();
     repos.dedup();
     for repo in repos {
-        let (owner, name) = repo.split_once('/').context("owner/name")?;
-        sim.control(
-            "repos",
-            json!({"owner": owner, "name": name, "private": true}),
-        )
-        .await?;
+        repository(sim, repo, json!({"private": true})).await?;
+    }
+    for fork in runs.iter().filter_map(|r| r.body["head_repository"].as_str()) {
+        let stranger = fork.split('/').next().unwrap_or(fork);
+        sim.control("owners", json!({"login": stranger, "kind": "user"})).await?;
+        repository(sim, fork, json!({"fork": true})).await?;
     }
     let token = sim
         .control(
@@ -136,6 +138,14 @@ async fn world(sim: &Sim, runs: &[Run]) -> Result<String> {
         .as_str()
         .map(str::to_owned)
         .context("the simulator gave no token")
+}
+
+async fn repository(sim: &Sim, full_name: &str, mut body: Value) -> Result<()> {
+    let (owner, name) = full_name.split_once('/').context("owner/name")?;
+    body["owner"] = json!(owner);
+    body["name"] = json!(name);
+    sim.control("repos", body).await?;
+    Ok(())
 }
 
 /// Webhooks as an operator would set them: one per organisation, one per personal repository.
@@ -182,8 +192,9 @@ pub async fn run(
             cancels.push((id.clone(), job.clone()));
         }
         names.insert(id, run.name.clone());
+        // After each, so that the checker knows them all whatever happens next.
+        write_json(&folder.path().join(gather::RUNS), &names)?;
     }
-    write_json(&folder.path().join(gather::RUNS), &names)?;
     let declared: Vec<Declared> = runs.iter().flat_map(|r| r.jobs.clone()).collect();
     show.line(&format!(
         "queued {} jobs in {} repositories of {ORGANISATION}, {PERSON} and others; {} of them cannot run here",

@@ -2,5 +2,6 @@
 //!
 //! The programs must be built beforehand (`cargo build --workspace --bins`); `make test` does.
 
+mod demo;
 mod durability;
 mod ground;
