@@ -115,7 +115,7 @@ fn has_path(line: &str, folder: &str) -> bool {
     })
 }
 
-/// A credential that was not obviously made up: its characters are too many different ones.
+/// A credential that was not obviously made up: many different characters, and no counting through the alphabet.
 fn secret(line: &str) -> Option<&'static str> {
     const TOKENS: &[(&str, usize, &str)] = &[
         (concat!("gh", "p_"), 36, "a GitHub token"),
@@ -133,7 +133,10 @@ fn secret(line: &str) -> Option<&'static str> {
             let mut kinds: Vec<char> = body.chars().collect();
             kinds.sort_unstable();
             kinds.dedup();
-            if body.len() >= *length && kinds.len() > 10 {
+            let counted = ["0123456789", "abcdefghij", "ABCDEFGHIJ"]
+                .iter()
+                .any(|run| body.contains(run));
+            if body.len() >= *length && kinds.len() > 10 && !counted {
                 return Some(kind);
             }
         }

@@ -209,10 +209,11 @@ pub fn standard(host: &Host, probe: Option<&str>) -> Vec<Run> {
     );
     runs.push(models.done());
 
-    let mut fork = Builder::new("pull request from a fork", "acme/web", "pull_request");
+    // In a repository of its own: beside jobs with the same labels, GitHub may hand any runner of theirs to it, and the fleet can only stop that runner.
+    let mut fork = Builder::new("pull request from a fork", "mona/site", "pull_request");
     fork.job("from a stranger", &native, &["env"], Outcome::Unschedulable);
     let mut fork = fork.done();
-    fork.body["head_repository"] = json!("stranger/web");
+    fork.body["head_repository"] = json!("stranger/site");
     runs.push(fork);
 
     let mut personal = Builder::new("dotfiles", "mona/dotfiles", "push");

@@ -77,7 +77,9 @@ pub async fn start(
             owners: owners.clone(),
             image: Some(image.to_owned()),
             // Small runners, so that a small host runs several jobs at once.
-            more: ["--default-cpu", "0.5", "--default-memory", "512MiB"].map(String::from).to_vec(),
+            more: ["--default-cpu", "0.5", "--default-memory", "512MiB"]
+                .map(String::from)
+                .to_vec(),
             env: vec![(RUN_VARIABLE.to_owned(), identity.run.clone())],
             ..SchedulerSettings::default()
         },
@@ -123,9 +125,13 @@ async fn world(sim: &Sim, runs: &[Run]) -> Result<String> {
     for repo in repos {
         repository(sim, repo, json!({"private": true})).await?;
     }
-    for fork in runs.iter().filter_map(|r| r.body["head_repository"].as_str()) {
+    for fork in runs
+        .iter()
+        .filter_map(|r| r.body["head_repository"].as_str())
+    {
         let stranger = fork.split('/').next().unwrap_or(fork);
-        sim.control("owners", json!({"login": stranger, "kind": "user"})).await?;
+        sim.control("owners", json!({"login": stranger, "kind": "user"}))
+            .await?;
         repository(sim, fork, json!({"fork": true})).await?;
     }
     let token = sim
@@ -295,14 +301,12 @@ pub async fn write_jobs(
             let text = String::from_utf8_lossy(&output.stdout).into_owned()
                 + &String::from_utf8_lossy(&output.stderr);
             write_text(&place.join("explain.txt"), &text)?;
-            let first = text
+            let why = text
                 .lines()
-                .find(|l| !l.trim().is_empty())
+                .find_map(|l| l.strip_prefix("Why "))
+                .or_else(|| text.lines().next())
                 .unwrap_or("no explanation");
-            show.line(&format!(
-                "{repo:16} {name:22} why it waits: {}",
-                first.trim()
-            ));
+            show.line(&format!("{repo:16} {name:22} why it waits: {}", why.trim()));
         }
     }
     Ok(())

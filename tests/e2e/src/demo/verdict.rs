@@ -369,7 +369,16 @@ fn nothing_in_vain(evidence: &Evidence, findings: &mut Vec<String>) {
         .collect();
     for registration in &evidence.registrations_ever {
         let labels = set(&registration.labels);
-        let in_vain = hopeless.iter().any(|h| h.is_subset(&labels)) && !runnable.contains(&labels);
+        let repo = registration.scope.strip_prefix("repos/");
+        let mut of_repo = evidence
+            .declared
+            .iter()
+            .filter(|d| Some(d.repo.as_str()) == repo)
+            .peekable();
+        let for_nobody =
+            of_repo.peek().is_some() && of_repo.all(|d| d.expect == Outcome::Unschedulable);
+        let in_vain = for_nobody
+            || (hopeless.iter().any(|h| h.is_subset(&labels)) && !runnable.contains(&labels));
         if in_vain {
             findings.push(format!(
                 "runner {} was registered in vain with labels {labels:?}",

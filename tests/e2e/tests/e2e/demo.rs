@@ -203,10 +203,11 @@ async fn an_owners_repositories_are_served_by_the_same_command() -> Result<()> {
     let image = image::build_in(&root(), &runner_program(&binaries)?).await?;
     let out = folder.path().join("out");
     let secret = token["token"].as_str().context("no token")?;
+    let log = folder.path().join("demo.log");
     let mut demo = Demo::start(
         &binaries,
         &out,
-        folder.path().join("demo.log"),
+        log.clone(),
         &[
             ("OWNER", "real"),
             ("GITHUB_TOKEN", secret),
@@ -214,19 +215,19 @@ async fn an_owners_repositories_are_served_by_the_same_command() -> Result<()> {
             ("IMAGE", &image),
         ],
     )?;
-    wait::until("the owner's jobs to end", WITHIN, || async {
-        if let Ok(Some(status)) = demo.child.try_wait() {
-            return Err(format!("the demo ended ({status}):\n{}", demo.output()));
-        }
+    let all_done = wait::until("the owner's jobs to end", WITHIN, || async {
         let jobs = rows(&sim.look("jobs").await.map_err(|e| e.to_string())?);
         let done = jobs.iter().filter(|j| j["conclusion"] == "success").count();
         if done == 3 {
             Ok(())
         } else {
-            Err(format!("{done} of 3\n{}", demo.output()))
+            Err(format!("{done} of 3"))
         }
-    })
-    .await?;
+    });
+    tokio::select! {
+        met = all_done => met.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?,
+        ended = demo.child.wait() => anyhow::bail!("the demo ended by itself ({:?}):\n{}", ended, demo.output()),
+    }
     let pid = demo.child.id().context("the demo runs")?;
     Command::new("kill")
         .arg("-INT")

@@ -159,6 +159,14 @@ fn every_single_fault_is_found() {
                 .push(registration("ls-4", &["self-hosted", "arm64"]));
             e.registration_calls = 4;
         }),
+        ("in vain", |e| {
+            e.declared[3].repo = "mona/site".into();
+            e.declared[3].labels = e.declared[0].labels.clone();
+            let mut of_site = registration("ls-4", &["self-hosted", "x64"]);
+            of_site.scope = "repos/mona/site".into();
+            e.registrations_ever.push(of_site);
+            e.registration_calls = 4;
+        }),
         ("request log", |e| e.registration_calls = 2),
         ("registration left", |e| {
             e.registrations_left.push(registration("ls-1", &[]))
