@@ -126,6 +126,16 @@ pub fn assemble(
         }
         (_, None) => "",
     };
+    // Measured with Podman 4.3.1: its socket refuses uid= on a tmpfs, so no sandbox can be made.
+    let podman = engine.is_some_and(|engine| engine.kind == "podman");
+    if podman {
+        say(
+            "engine",
+            "podman",
+            "its Docker-compatible socket refuses the owner of a tmpfs, which every sandbox needs; nothing is offered, use Docker".into(),
+        );
+    }
+    let arch = if podman { "" } else { arch };
     for emulated in host.emulation.emulated() {
         say(
             "emulation",
@@ -283,6 +293,17 @@ mod tests {
             (offered.labels.len(), offered.capacity),
             (0, Resources::default())
         );
+    }
+
+    #[test]
+    fn podman_is_told_and_not_offered() {
+        let podman = Engine {
+            kind: "podman".into(),
+            ..engine("x86_64")
+        };
+        let offered = assemble(&host("x86_64"), Some(&podman), &Limits::default(), &[]);
+        assert!(offered.labels.is_empty());
+        assert!(offered.evidence.iter().any(|e| e.source == "podman"));
     }
 
     #[test]
