@@ -283,7 +283,7 @@ impl Config {
         Ok(Self {
             scheduler: settings.parse("scheduler", loopback_url)?,
             node: settings.parse("node", |text| node_name(text, hostname))?,
-            state_dir: settings.parse("state_dir", |text| absolute(text))?,
+            state_dir: settings.parse("state_dir", absolute)?,
             engine_socket: settings.parse("engine_socket", |text| {
                 absolute(text.trim_start_matches("unix://"))
             })?,

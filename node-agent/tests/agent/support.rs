@@ -23,6 +23,8 @@ use tonic::{Request, Response, Status, Streaming};
 /// Nothing in these tests takes longer on the slowest machine they run on.
 const DEADLINE: Duration = Duration::from_secs(90);
 
+type Downstream = mpsc::Sender<Result<pb::AttachResponse, Status>>;
+
 #[derive(Clone, Default)]
 struct Seen {
     attached: u64,
@@ -32,7 +34,7 @@ struct Seen {
 
 struct Scheduler {
     seen: watch::Sender<Seen>,
-    down: Arc<Mutex<Option<mpsc::Sender<Result<pb::AttachResponse, Status>>>>>,
+    down: Arc<Mutex<Option<Downstream>>>,
 }
 
 #[tonic::async_trait]
@@ -105,7 +107,7 @@ pub(crate) struct Bench {
     extra: Vec<String>,
     agent: Option<Child>,
     seen: watch::Receiver<Seen>,
-    down: Arc<Mutex<Option<mpsc::Sender<Result<pb::AttachResponse, Status>>>>>,
+    down: Arc<Mutex<Option<Downstream>>>,
     generation: u64,
 }
 
