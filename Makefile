@@ -18,7 +18,7 @@ check: ## formatting, lints, generated code, house rules: no container needed
 bench: ## measures and writes target/bench/results.json; ONLY=name measures one
 	@tests/run bench
 
-soak: ## long seeds and repetition: SEEDS=n, HOURS=n
+soak: ## many seeds of the simulation: SEED=first, SEEDS=how many
 	@tests/run soak
 
 mutants: ## plants bugs one by one and shows that a test finds each
