@@ -1,7 +1,20 @@
-//! End-to-end tests: one binary, real processes.
+//! End-to-end tests: one binary, real processes, a real container engine, a
+//! fake GitHub. A test that starts containers ends by showing that nothing of
+//! its fleet is left on the host.
 //!
 //! The programs must be built beforehand (`cargo build --workspace --bins`); `make test` does.
 
+mod admission;
+mod burst;
+mod cli;
+mod crashes;
 mod demo;
 mod durability;
 mod ground;
+mod image;
+mod logs;
+mod nodes;
+mod outcomes;
+mod provision;
+mod queue;
+mod rig;

@@ -1,0 +1,658 @@
+//! One fleet of its own for each test, and the proof that it left nothing.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::query_parameters::ListContainersOptions;
+use longshore_client::{Builder, Client, v1};
+use longshore_e2e::binaries::Binaries;
+use longshore_e2e::demo::host_state::{self, Difference, HostState, Marks};
+use longshore_e2e::demo::identity::{self, Claim, RUN_VARIABLE};
+use longshore_e2e::fleet::{
+    self, Agent, AgentSettings, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file,
+};
+use longshore_e2e::process::{Launch, Process};
+use longshore_e2e::wait;
+use serde_json::{Value, json};
+
+use crate::image;
+
+pub(crate) const ENGINE_SOCKET: &str = "/var/run/docker.sock";
+/// Runner group that serves public repositories too; made when there are any.
+pub(crate) const GROUP: &str = "open to the public";
+const WEBHOOK_SECRET: &str = "a secret of the tests";
+
+/// One job from the push to its end, on a busy machine of two cores.
+pub(crate) const SOON: Duration = Duration::from_secs(120);
+
+/// What a test wants to be different.
+#[derive(Default)]
+pub(crate) struct Settings {
+    /// Repositories, `owner/name`; absent: `acme/web`.
+    pub(crate) repos: Vec<&'static str>,
+    /// Public ones among them.
+    pub(crate) public: Vec<&'static str>,
+    /// Image of the runners; absent: the stand-in's.
+    pub(crate) image: Option<String>,
+    /// Further flags of the scheduler.
+    pub(crate) scheduler: Vec<&'static str>,
+    /// Without webhooks: what is learnt is swept.
+    pub(crate) no_webhooks: bool,
+    /// The most runners of each agent; absent: one agent without a limit of its own.
+    pub(crate) agents: Vec<u32>,
+}
+
+/// A run that was pushed.
+pub(crate) struct Pushed {
+    pub(crate) run: u64,
+    pub(crate) jobs: Vec<u64>,
+}
+
+/// One agent, with addresses of its own.
+struct Node {
+    claim: Claim,
+    settings: AgentSettings,
+    agent: Agent,
+}
+
+impl Node {
+    async fn start(
+        binaries: &Binaries,
+        folder: &Path,
+        scheduler: &Scheduler,
+        claim: Claim,
+        run: &str,
+        max_runners: Option<u32>,
+    ) -> Node {
+        let settings = AgentSettings {
+            node: claim.identity.node.clone(),
+            state: folder.join(format!("agent-{}", claim.identity.run)),
+            scheduler: format!("http://{}", scheduler.listen.nodes),
+            engine_socket: Some(ENGINE_SOCKET.into()),
+            slots_cidr: Some(claim.identity.slots_cidr.clone()),
+            max_runners,
+            env: vec![(RUN_VARIABLE.to_owned(), run.to_owned())],
+            ..AgentSettings::default()
+        };
+        let agent = Agent::start(binaries, &folder.join("logs"), &settings)
+            .await
+            .unwrap();
+        Node {
+            claim,
+            settings,
+            agent,
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.claim.identity.node
+    }
+
+    fn label(&self) -> String {
+        format!("longshore.node={}", self.name())
+    }
+
+    /// Taking the agent off the host, as an operator would.
+    fn purge(&self, binaries: &Binaries, logs: &Path) -> Launch {
+        let program = binaries.program("longshore-agent").unwrap();
+        Launch::new("longshore-agent purge", program, logs.join("purge.log"))
+            .arg("purge")
+            .flag("--node", self.name())
+            .flag("--state-dir", &self.settings.state)
+            .flag("--engine-socket", ENGINE_SOCKET)
+    }
+
+    fn marks(&self) -> [String; 2] {
+        let id = &self.claim.identity;
+        [
+            id.node.clone(),
+            id.slots_cidr.trim_end_matches("0.0/16").to_owned(),
+        ]
+    }
+}
+
+/// A fleet: simulator, scheduler, agents.
+pub(crate) struct Rig {
+    pub(crate) binaries: Binaries,
+    folder: tempfile::TempDir,
+    engine: Docker,
+    before: HostState,
+    marks: Marks,
+    pub(crate) sim: Sim,
+    pub(crate) scheduler: Scheduler,
+    scheduler_settings: SchedulerSettings,
+    nodes: Vec<Node>,
+    namespace: String,
+    done: bool,
+}
+
+/// The labels of a job that this host can run.
+pub(crate) fn native() -> Vec<&'static str> {
+    vec!["self-hosted", "linux", own_arch()]
+}
+
+/// The labels of a job for the architecture that this host lacks.
+pub(crate) fn foreign() -> Vec<&'static str> {
+    vec!["self-hosted", "linux", other_arch()]
+}
+
+pub(crate) fn own_arch() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "x64"
+    }
+}
+
+pub(crate) fn other_arch() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        "x64"
+    } else {
+        "arm64"
+    }
+}
+
+/// A job for [`Rig::push`].
+pub(crate) fn job(name: &str, labels: &[&str], steps: &[&str]) -> Value {
+    json!({"name": name, "labels": labels, "steps": steps})
+}
+
+impl Rig {
+    pub(crate) async fn start(settings: Settings) -> Rig {
+        let binaries = Binaries::find().unwrap();
+        let image = match &settings.image {
+            Some(image) => image.clone(),
+            None => tokio::task::spawn_blocking(image::runner)
+                .await
+                .unwrap()
+                .to_owned(),
+        };
+        let engine = Docker::connect_with_unix(ENGINE_SOCKET, 60, bollard::API_DEFAULT_VERSION)
+            .unwrap()
+            .negotiate_version()
+            .await
+            .expect("a container engine answers at /var/run/docker.sock");
+        let claim = identity::claim().unwrap();
+        let before = host_state::look(&engine).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let logs = folder.path().join("logs");
+        let sim = Sim::start(
+            &binaries,
+            &logs,
+            Some(&claim.identity.runner_net()),
+            1,
+            &["--no-limits"],
+        )
+        .await
+        .unwrap();
+        let token = world(&sim, &settings).await;
+        let token_file = folder.path().join("secrets/token");
+        let webhook_file = folder.path().join("secrets/webhook");
+        secret_file(&token_file, &token).unwrap();
+        secret_file(&webhook_file, WEBHOOK_SECRET).unwrap();
+        // Small runners, so that a machine of two cores runs several at once;
+        // short times, so that nobody waits for idle ones.
+        let mut more: Vec<String> = [
+            "--default-cpu",
+            "0.25",
+            "--default-memory",
+            "256m",
+            "--interval",
+            "3s",
+            "--idle-timeout",
+            "5s",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        more.extend(settings.scheduler.iter().map(|s| (*s).to_owned()));
+        let scheduler_settings = SchedulerSettings {
+            state: folder.path().join("scheduler"),
+            github_url: Some(sim.url().to_owned()),
+            token_file: Some(token_file),
+            webhook_secret_file: Some(webhook_file),
+            owners: owners(&settings),
+            image: Some(image),
+            more,
+            env: vec![(RUN_VARIABLE.to_owned(), claim.identity.run.clone())],
+            ..SchedulerSettings::default()
+        };
+        let scheduler = Scheduler::start(&binaries, &logs, &scheduler_settings)
+            .await
+            .unwrap();
+        // Once started, it is started again at the same addresses.
+        let scheduler_settings = SchedulerSettings {
+            listen: Some(scheduler.listen.clone()),
+            ..scheduler_settings
+        };
+        if !settings.no_webhooks {
+            for owner in owners(&settings) {
+                sim.control(
+                    "hooks",
+                    json!({"organization": owner, "url": scheduler.webhook_url(), "secret": WEBHOOK_SECRET,
+                           "events": ["workflow_job", "workflow_run"]}),
+                )
+                .await
+                .unwrap();
+            }
+        }
+        let id = claim.identity.clone();
+        let mut marks = Marks {
+            ours: BTreeSet::from([
+                id.namespace.clone(),
+                format!("{RUN_VARIABLE}={}", id.run),
+                id.host.to_string(),
+            ]),
+        };
+        let mut sizes: Vec<Option<u32>> = settings.agents.iter().copied().map(Some).collect();
+        if sizes.is_empty() {
+            sizes.push(None);
+        }
+        let mut claims = vec![claim];
+        while claims.len() < sizes.len() {
+            claims.push(identity::claim().unwrap());
+        }
+        let mut nodes = Vec::new();
+        for (claim, size) in claims.into_iter().zip(sizes) {
+            let node = Node::start(&binaries, folder.path(), &scheduler, claim, &id.run, size);
+            nodes.push(node.await);
+        }
+        marks.ours.extend(nodes.iter().flat_map(Node::marks));
+        let rig = Rig {
+            binaries,
+            folder,
+            engine,
+            before,
+            marks,
+            sim,
+            scheduler,
+            scheduler_settings,
+            nodes,
+            namespace: id.namespace,
+            done: false,
+        };
+        rig.nodes_are_known().await;
+        rig
+    }
+
+    /// An attached node is of use once its first report has arrived.
+    async fn nodes_are_known(&self) {
+        let client = self.client();
+        wait::until("the nodes to be ready", SOON, || async {
+            let request = v1::ListNodesRequest::default();
+            let answer = client
+                .list_nodes(request)
+                .await
+                .map_err(|e| e.to_string())?;
+            let known = |n: &v1::Node| {
+                n.state == "ready" && n.capability.as_ref().is_some_and(|c| !c.arch.is_empty())
+            };
+            let ready = answer.nodes.iter().filter(|n| known(n)).count();
+            match ready == self.nodes.len() {
+                true => Ok(()),
+                false => Err(format!("{:?}", answer.nodes)),
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    fn logs(&self) -> PathBuf {
+        self.folder.path().join("logs")
+    }
+
+    /// Name of the first node.
+    pub(crate) fn node(&self) -> &str {
+        self.nodes[0].name()
+    }
+
+    pub(crate) fn node_names(&self) -> Vec<String> {
+        self.nodes.iter().map(|n| n.name().to_owned()).collect()
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Builder::new(self.scheduler.api_url()).build().unwrap()
+    }
+
+    /// Pushes one run.
+    pub(crate) async fn push(&self, repo: &str, jobs: Vec<Value>) -> Pushed {
+        self.push_run(json!({"repository": repo, "jobs": jobs}))
+            .await
+    }
+
+    pub(crate) async fn push_run(&self, run: Value) -> Pushed {
+        let made = self.sim.control("runs", run).await.unwrap();
+        let jobs = made["jobs"].as_array().expect("jobs of the run");
+        Pushed {
+            run: made["run_id"].as_u64().expect("a run id"),
+            jobs: jobs
+                .iter()
+                .map(|j| j["id"].as_u64().expect("a job id"))
+                .collect(),
+        }
+    }
+
+    pub(crate) async fn cancel(&self, run: u64) {
+        self.sim
+            .control(&format!("runs/{run}/cancel"), json!({}))
+            .await
+            .unwrap();
+    }
+
+    /// A job as GitHub sees it.
+    pub(crate) async fn job(&self, id: u64) -> Value {
+        self.sim.look(&format!("jobs/{id}")).await.unwrap()
+    }
+
+    /// Waits until GitHub sees the job in this state or a later one.
+    pub(crate) async fn job_is(&mut self, id: u64, status: &str) -> Value {
+        self.wait_for(json!({"job": id, "status": status}), SOON)
+            .await;
+        self.job(id).await
+    }
+
+    /// Waits for a condition at GitHub; a failure shows the programs' last words.
+    pub(crate) async fn wait_for(&mut self, until: Value, within: Duration) {
+        if let Err(error) = self.sim.wait_for(until, within).await {
+            self.scheduler.process.must_run().unwrap();
+            let mut tails = self.scheduler.process.tail();
+            for node in &mut self.nodes {
+                node.agent.process.must_run().unwrap();
+                tails.push('\n');
+                tails.push_str(&node.agent.process.tail());
+            }
+            panic!("{error:#}\n{tails}");
+        }
+    }
+
+    /// Waits until these jobs ended, and checks how.
+    pub(crate) async fn all_end(&mut self, jobs: &[u64], conclusion: &str, within: Duration) {
+        for id in jobs {
+            self.wait_for(json!({"job": id, "status": "completed"}), within)
+                .await;
+            let job = self.job(*id).await;
+            assert_eq!(job["conclusion"], conclusion, "{job:#}");
+        }
+    }
+
+    /// A job as the fleet sees it, once it has heard that it ended. GitHub
+    /// says so by a webhook, so the fleet knows a moment later.
+    pub(crate) async fn known_end(&self, id: u64) -> Value {
+        let client = self.client();
+        wait::until("the fleet to know the job's end", SOON, || async {
+            let request = v1::GetJobRequest { id };
+            match client.get_job(request).await {
+                Ok(v1::GetJobResponse { job: Some(job) }) if job.state == "completed" => Ok(()),
+                Ok(other) => Err(format!("{other:?}")),
+                Err(e) => Err(e.to_string()),
+            }
+        })
+        .await
+        .unwrap();
+        self.cli_json(&["job", "describe", &id.to_string()]).await
+    }
+
+    /// Runners that were ever registered.
+    pub(crate) async fn registrations_ever(&self) -> usize {
+        let history = self.sim.look("runners/history").await.unwrap();
+        longshore_e2e::demo::gather::rows(&history).len()
+    }
+
+    /// Runs the command line client; it must succeed. Its output.
+    pub(crate) async fn cli_out(&self, arguments: &[&str]) -> String {
+        let output = self.cli(arguments).await;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    pub(crate) async fn cli_json(&self, arguments: &[&str]) -> Value {
+        let arguments = [arguments, &["-o", "json"]].concat();
+        let text = self.cli_out(&arguments).await;
+        serde_json::from_str(&text).unwrap()
+    }
+
+    pub(crate) async fn cli(&self, arguments: &[&str]) -> std::process::Output {
+        fleet::cli(&self.binaries, &self.scheduler.api_url(), arguments)
+            .await
+            .unwrap()
+    }
+
+    /// The scheduler dies as by a power cut and comes back over its store.
+    pub(crate) async fn crash_scheduler(&mut self) {
+        self.scheduler.process.kill9().await.unwrap();
+        self.start_scheduler().await;
+    }
+
+    /// The scheduler is stopped and started as for an upgrade.
+    pub(crate) async fn restart_scheduler(&mut self) {
+        let status = self.scheduler.process.terminate(STOP_WITHIN).await.unwrap();
+        assert!(
+            status.success(),
+            "{status}: {}",
+            self.scheduler.process.tail()
+        );
+        self.start_scheduler().await;
+    }
+
+    async fn start_scheduler(&mut self) {
+        self.scheduler = Scheduler::start(&self.binaries, &self.logs(), &self.scheduler_settings)
+            .await
+            .unwrap();
+    }
+
+    /// The first agent dies as by a power cut and comes back; its containers live on.
+    pub(crate) async fn crash_agent(&mut self) {
+        let logs = self.logs();
+        let node = &mut self.nodes[0];
+        node.agent.process.kill9().await.unwrap();
+        node.agent = Agent::start(&self.binaries, &logs, &node.settings)
+            .await
+            .unwrap();
+    }
+
+    /// Both die at the same moment and come back at the same moment.
+    pub(crate) async fn crash_both(&mut self) {
+        let (a, b) = tokio::join!(
+            self.scheduler.process.kill9(),
+            self.nodes[0].agent.process.kill9()
+        );
+        a.and(b).unwrap();
+        let launch = Agent::launch(&self.binaries, &self.logs(), &self.nodes[0].settings).unwrap();
+        // The agent is ready only when attached, so neither may wait for the other.
+        let (process, ()) = tokio::join!(launch.ready(), self.start_scheduler());
+        self.nodes[0].agent.process = process.unwrap();
+    }
+
+    /// The marks that things of the agents' engine carry.
+    async fn learn_marks(&mut self) {
+        for node in &self.nodes {
+            let options = ListContainersOptions {
+                all: true,
+                filters: Some([("label".to_owned(), vec![node.label()])].into()),
+                ..Default::default()
+            };
+            for c in self.engine.list_containers(Some(options)).await.unwrap() {
+                let labels = c.labels.unwrap_or_default();
+                if let Some(instance) = labels.get("longshore.instance") {
+                    self.marks.ours.insert(format!("ls-{instance}-"));
+                    self.marks.ours.insert(format!("longshore_{instance}"));
+                }
+                self.marks.ours.extend(c.id);
+            }
+        }
+    }
+
+    /// Lets a node run empty.
+    pub(crate) async fn drain(&self, node: &str) {
+        let client = self.client();
+        let request = v1::DrainNodeRequest {
+            name: node.to_owned(),
+            deadline: None,
+            request_id: format!("drain-{node}"),
+        };
+        client.drain_node(request).await.unwrap();
+        wait::until("no runner to be left on the node", SOON, || async {
+            let request = v1::ListRunnersRequest {
+                node: node.to_owned(),
+                ..Default::default()
+            };
+            let answer = client
+                .list_runners(request)
+                .await
+                .map_err(|e| e.to_string())?;
+            match answer.runners.is_empty() {
+                true => Ok(()),
+                false => Err(format!("{:?}", answer.runners)),
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Lets the nodes run empty, stops everything in order, and shows that
+    /// nothing is left: on the host and at GitHub.
+    pub(crate) async fn finish(mut self) {
+        self.learn_marks().await;
+        for node in self.node_names() {
+            self.drain(&node).await;
+        }
+        self.wait_for(json!({"runners": 0}), SOON).await;
+        let logs = self.logs();
+        for node in &mut self.nodes {
+            ends_well(&mut node.agent.process).await;
+            let mut purge = node.purge(&self.binaries, &logs).spawn().unwrap();
+            let status = purge.wait(Duration::from_secs(60)).await.unwrap();
+            assert!(status.success(), "{status}: {}", purge.tail());
+        }
+        ends_well(&mut self.scheduler.process).await;
+        ends_well(&mut self.sim.process).await;
+        self.done = true;
+        let after = host_state::look(&self.engine).await.unwrap();
+        // Other tests run beside this one: only what carries our marks counts.
+        let left = Difference {
+            missing: Vec::new(),
+            ..host_state::difference(&self.before, &after, &self.marks, true)
+        };
+        assert_eq!(left, Difference::default(), "something was left behind");
+    }
+}
+
+async fn ends_well(process: &mut Process) {
+    let status = process.terminate(STOP_WITHIN).await.unwrap();
+    assert!(status.success(), "{status}: {}", process.tail());
+}
+
+/// A failed test leaves nothing either, as far as that can still be done.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let folder = self.folder.path().to_owned();
+        eprintln!(
+            "the logs of the failed test are copied to {}",
+            keep(&folder).display()
+        );
+        let _ = self.scheduler.process.signal(libc::SIGKILL);
+        let _ = self.sim.process.signal(libc::SIGTERM);
+        for node in &self.nodes {
+            let _ = node.agent.process.signal(libc::SIGKILL);
+            if let Ok(agent) = self.binaries.program("longshore-agent") {
+                quietly(Command::new("timeout").arg("60").arg(agent).args([
+                    "purge",
+                    "--node",
+                    node.name(),
+                    "--engine-socket",
+                    ENGINE_SOCKET,
+                    "--state-dir",
+                    &node.settings.state.to_string_lossy(),
+                ]));
+            }
+            let script = "for c in $(docker ps -aq --filter label=$1); do docker rm -fv $c; done; \
+                          for v in $(docker volume ls -q --filter label=$1); do docker volume rm $v; done; \
+                          for n in $(docker network ls -q --filter label=$1); do docker network rm $n; done";
+            let words = ["60", "sh", "-c", script, "sh", &node.label()];
+            quietly(Command::new("timeout").args(words));
+        }
+        quietly(Command::new("ip").args(["netns", "del", &self.namespace]));
+    }
+}
+
+fn quietly(command: &mut Command) {
+    let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+}
+
+/// Copies the programs' logs out of the folder that goes away.
+fn keep(folder: &Path) -> PathBuf {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(
+        folder
+            .file_name()
+            .map_or_else(|| "logs".into(), std::ffi::OsStr::to_owned),
+    );
+    let _ = std::fs::create_dir_all(&place);
+    if let Ok(logs) = std::fs::read_dir(folder.join("logs")) {
+        for log in logs.flatten() {
+            let _ = std::fs::copy(log.path(), place.join(log.file_name()));
+        }
+    }
+    place
+}
+
+fn repos(settings: &Settings) -> Vec<&'static str> {
+    match settings.repos.is_empty() {
+        true => vec!["acme/web"],
+        false => settings.repos.clone(),
+    }
+}
+
+fn owners(settings: &Settings) -> Vec<String> {
+    let mut owners: Vec<_> = repos(settings)
+        .iter()
+        .filter_map(|r| r.split_once('/'))
+        .map(|(owner, _)| owner.to_owned())
+        .collect();
+    owners.sort();
+    owners.dedup();
+    owners
+}
+
+/// Organisations, their repositories and a token that may do everything there.
+async fn world(sim: &Sim, settings: &Settings) -> String {
+    let make =
+        |what: &'static str, body: Value| async move { sim.control(what, body).await.unwrap() };
+    make("owners", json!({"login": "mona", "kind": "user"})).await;
+    for owner in owners(settings) {
+        let members = json!({"mona": "admin"});
+        make(
+            "owners",
+            json!({"login": owner, "kind": "organization", "members": members}),
+        )
+        .await;
+    }
+    for repo in repos(settings) {
+        let (owner, name) = repo.split_once('/').expect("owner/name");
+        let private = !settings.public.contains(&repo);
+        make(
+            "repos",
+            json!({"owner": owner, "name": name, "private": private}),
+        )
+        .await;
+    }
+    // GitHub's default group serves no public repository.
+    if !settings.public.is_empty() {
+        for owner in owners(settings) {
+            make(
+                "groups",
+                json!({"organization": owner, "name": GROUP, "visibility": "all",
+                       "allows_public_repositories": true}),
+            )
+            .await;
+        }
+    }
+    let scopes = json!(["repo", "admin:org"]);
+    let token = make("tokens", json!({"login": "mona", "scopes": scopes})).await;
+    token["token"].as_str().expect("a token").to_owned()
+}
