@@ -9,7 +9,15 @@ use crate::rig::{GROUP, Rig, SOON, Settings, job, native};
 
 #[tokio::test]
 async fn a_pull_request_from_a_fork_is_refused_and_says_why() {
-    let mut rig = Rig::start(Settings::default()).await;
+    // In a private repository only members open pull requests, so that one
+    // whose origin is not known yet is served; in a public one it waits.
+    let mut rig = Rig::start(Settings {
+        public: vec!["acme/web"],
+        ..Settings::default()
+    })
+    .await;
+    rig.cli_out(&["pool", "set", "public", "--runner-group", GROUP])
+        .await;
     let stranger = json!({"login": "stranger", "kind": "user"});
     rig.sim.control("owners", stranger).await.unwrap();
     let fork = json!({"owner": "stranger", "name": "web", "private": false, "fork": true});
