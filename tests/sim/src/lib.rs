@@ -6,9 +6,11 @@
 //! ever. What must never happen is checked against the simulated world, not
 //! against what the scheduler believes.
 
+pub mod checks;
 pub mod dice;
 mod edge;
 mod engine;
+pub mod mutants;
 mod node;
 pub mod plan;
 mod ports;

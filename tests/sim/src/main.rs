@@ -1,14 +1,44 @@
-//! Runs seeds of the simulation by hand: one with its trace, or many.
+//! Runs the simulation by hand: seeds with their trace, checks, planted bugs.
 
-use clap::Parser;
-use longshore_sim::{Plan, simulate};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use longshore_sim::{Plan, checks, mutants, simulate};
 
 #[derive(Parser)]
 #[command(
     name = "longshore-sim",
-    about = "Deterministic simulation of a whole fleet"
+    about = "Deterministic simulation of a whole fleet",
+    args_conflicts_with_subcommands = true
 )]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Job>,
+    #[command(flatten)]
+    seeds: Seeds,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// Runs one named check; exit code 1 when it finds something.
+    Check { name: String },
+    /// Shows that every planted bug is found, or these only.
+    Mutants { only: Vec<String> },
+    /// Runs many seeds.
+    Soak {
+        #[arg(long, default_value_t = 5_000)]
+        seeds: u64,
+        /// Stops after so many hours, however many seeds are left.
+        #[arg(long, default_value_t = 4)]
+        hours: u64,
+        /// First seed.
+        #[arg(long, default_value_t = 1_000)]
+        seed: u64,
+    },
+}
+
+#[derive(clap::Args)]
+struct Seeds {
     /// First seed.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -28,18 +58,50 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    match args.command {
+        None => run(&args.seeds, None),
+        Some(Job::Check { name }) => match checks::check(&name) {
+            Ok(()) => {
+                println!("{name} found nothing");
+                Ok(())
+            }
+            Err(bad) => {
+                println!("{name}: {bad}");
+                std::process::exit(1);
+            }
+        },
+        Some(Job::Mutants { only }) => mutants::run(&only),
+        Some(Job::Soak { seeds, hours, seed }) => {
+            let many = Seeds {
+                seed,
+                seeds,
+                calm: false,
+                trace: false,
+                crash_at_call: None,
+            };
+            run(&many, Some(Duration::from_secs(hours * 3_600)))
+        }
+    }
+}
+
+fn run(args: &Seeds, longest: Option<Duration>) -> anyhow::Result<()> {
+    let started = Instant::now();
     let mut bad = 0;
     for seed in args.seed..args.seed + args.seeds {
+        if longest.is_some_and(|longest| started.elapsed() > longest) {
+            println!("time is up before seed {seed}");
+            break;
+        }
         let mut plan = match args.calm {
             true => Plan::calm(seed),
             false => Plan::stormy(seed),
         };
         plan.trace = args.trace;
         plan.crash_at_call = args.crash_at_call;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let report = simulate(plan);
         println!(
-            "seed {seed}: {} jobs, {} registrations, {} events, {} facts, {} calls, wait p50 {} ms, max {} ms, settled after {} s, {:.2} s of CPU time, {}",
+            "seed {seed}: {} jobs, {} registrations, {} events, {} facts, {} calls, wait p50 {} ms, max {} ms, settled after {} s, took {:.2} s, {}",
             report.jobs,
             report.registrations,
             report.events,

@@ -14,7 +14,7 @@ use crate::{
     plan::{Fault, MINUTE, Plan, SECOND},
     process::Scheduler,
     report::Report,
-    workload::{OTHER_FLEET, configuration, github, nodes},
+    workload::{OTHER_FLEET, budgets, configuration, github, nodes},
     world::{CrashPlan, Event, Shared, World},
 };
 
@@ -298,7 +298,9 @@ impl Stage {
             Event::SchedulerStart => {
                 drop(world);
                 self.scheduler = Some(Scheduler::start(&self.shared, &self.memory));
-                return vec![Input::Command(configuration())];
+                let mut first = vec![Input::Command(configuration())];
+                first.extend(budgets());
+                return first;
             }
             Event::Push => world.push(),
             Event::Cancel { run } => world.cancel(run),
@@ -312,7 +314,9 @@ impl Stage {
             Event::ListRunners => {
                 world.plan_in(LIST_RUNNERS_MS, Event::ListRunners);
                 if world.alive != 0 {
-                    return world.list_runners();
+                    let mut inputs = budgets();
+                    inputs.extend(world.list_runners());
+                    return inputs;
                 }
             }
             Event::Fault(fault) => match world.fault(fault) {

@@ -1,13 +1,13 @@
 //! Who is there and what they push.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use github_sim::machine::{
     ForeignRunnerSpec, HookSpec, JobSpec, OwnerSpec, RepoSpec, RunSpec, SimError, TokenSpec,
     World as GitHubWorld, WorldConfig,
 };
 use scheduler_core::{
-    input::{Command, Defaults},
+    input::{Command, Defaults, Input},
     model::{
         Admission, Capability, CredentialName, Gpu, Placement, Pool, PoolName, Priority, Resources,
         Scope,
@@ -135,6 +135,21 @@ pub(crate) fn configuration() -> Command {
         shares: vec![("acme/api".to_owned(), 2, 0)],
         defaults: Box::new(Defaults::default()),
     }
+}
+
+/// What each credential serves and may register now.
+pub(crate) fn budgets() -> Vec<Input> {
+    let mut scopes: BTreeMap<CredentialName, BTreeSet<Scope>> = BTreeMap::new();
+    for (scope, credential) in REPOSITORIES.into_iter().map(scope_of) {
+        scopes.entry(credential).or_default().insert(scope);
+    }
+    let budget = |(credential, scopes): (CredentialName, BTreeSet<Scope>)| Input::BudgetChanged {
+        credential,
+        scopes: scopes.into_iter().collect(),
+        registrations: 100,
+        limited_until: None,
+    };
+    scopes.into_iter().map(budget).collect()
 }
 
 /// GitHub before anybody pushes, and a token per credential.
