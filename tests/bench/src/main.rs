@@ -1,45 +1,87 @@
-//! Benchmarks: `longshore-bench [NAME...]` runs them and prints one JSON row a line.
+//! Measures Longshore from outside: `longshore-bench [--only NAME]`.
+//!
+//! Release programs run as separate processes with default settings. Each
+//! figure comes with a reference, its sample count and the machine's load; raw
+//! samples are kept beside the table.
 
+mod assign;
+mod calls;
 mod core;
 mod fairness;
+mod fleet;
+mod floor;
+mod idle;
+mod node;
+mod results;
 mod row;
+mod webhook;
 
+use std::{future::Future, pin::Pin};
+
+use anyhow::{Result, bail};
+use clap::Parser;
 use row::Row;
 
-/// A benchmark and the names of the rows it measures together.
-struct Benchmark {
-    rows: &'static [&'static str],
-    run: fn() -> Vec<Row>,
+#[derive(Parser)]
+#[command(about = "Measures Longshore and writes target/bench/results.json")]
+struct Arguments {
+    /// Measure only this figure and what is measured with it.
+    #[arg(long)]
+    only: Option<String>,
 }
 
-const BENCHMARKS: &[Benchmark] = &[
-    Benchmark {
-        rows: &["core_decide_1k", "core_decide_10k", "core_decide_flatness"],
-        run: core::measure,
-    },
-    Benchmark {
-        rows: &["fair_jain", "fair_light_wait"],
-        run: fairness::measure,
-    },
+type Measurement = fn() -> Pin<Box<dyn Future<Output = Result<Vec<Row>>>>>;
+
+/// Every measurement and the figures it gives.
+const MEASUREMENTS: &[(&[&str], Measurement)] = &[
+    (
+        &["core_decide_1k", "core_decide_10k", "core_decide_flatness"],
+        || Box::pin(async { Ok(core::measure()) }),
+    ),
+    (&["fair_jain", "fair_light_wait"], || {
+        Box::pin(async { Ok(fairness::measure()) })
+    }),
+    (&["webhook_to_assign_p50", "webhook_to_assign_p99"], || {
+        Box::pin(assign::run())
+    }),
+    (&["github_calls_per_job"], || Box::pin(calls::per_job())),
+    (&["github_idle_calls_per_repo_minute"], || {
+        Box::pin(calls::idle())
+    }),
+    (&["poll_only_wait"], || Box::pin(calls::poll_only())),
+    (
+        &["scheduler_idle_rss", "agent_idle_rss", "idle_cpu"],
+        || Box::pin(idle::run()),
+    ),
 ];
 
-fn main() -> anyhow::Result<()> {
-    let wanted: Vec<String> = std::env::args().skip(1).collect();
-    for name in &wanted {
-        let known = BENCHMARKS.iter().any(|bench| bench.rows.contains(&&**name));
-        anyhow::ensure!(known, "no benchmark measures {name}");
-    }
-    for bench in BENCHMARKS {
-        let chosen = wanted.is_empty()
-            || bench
-                .rows
-                .iter()
-                .any(|row| wanted.iter().any(|name| name == row));
-        if chosen {
-            for row in (bench.run)() {
-                println!("{}", serde_json::to_string(&row)?);
-            }
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let wanted = |names: &[&str]| {
+        arguments
+            .only
+            .as_deref()
+            .is_none_or(|only| names.contains(&only))
+    };
+    let mut ran = 0;
+    for (names, measure) in MEASUREMENTS {
+        if wanted(names) {
+            println!("measuring {}", names.join(", "));
+            results::keep(measure().await?)?;
+            ran += 1;
         }
+    }
+    if ran == 0 {
+        let known: Vec<&str> = MEASUREMENTS
+            .iter()
+            .flat_map(|(names, _)| names.iter().copied())
+            .collect();
+        bail!(
+            "no figure is called {}; there are: {}",
+            arguments.only.unwrap_or_default(),
+            known.join(", ")
+        );
     }
     Ok(())
 }
