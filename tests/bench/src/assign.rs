@@ -51,13 +51,13 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         Row::new(
             "webhook_to_assign_p50",
             (percentile(&samples, 0.5), "ms"),
-            (reference, percentile(&floor), 0.5),
+            (reference, percentile(&floor, 0.5)),
             samples.len(),
         ),
         Row::new(
             "webhook_to_assign_p99",
             (percentile(&samples, 0.99), "ms"),
-            (reference, percentile(&floor), 0.99),
+            (reference, percentile(&floor, 0.99)),
             samples.len(),
         ),
     ])

@@ -14,6 +14,7 @@ use longshore_proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
 
 /// A runner is wanted and its registration is here: what a real node needs to start it.
 #[derive(Clone, Debug)]
@@ -54,9 +55,12 @@ pub(crate) struct Node {
 impl Node {
     /// Attaches as `name` with room for `runners` runners of the default size.
     pub(crate) async fn attach(nodes: &str, name: &str, runners: u32, life: Life) -> Result<Self> {
-        let mut client = NodeServiceClient::connect(format!("http://{nodes}"))
+        let channel = Endpoint::from_shared(format!("http://{nodes}"))?
+            .tcp_nodelay(true)
+            .connect()
             .await
             .context("connect to the node listener")?;
+        let mut client = NodeServiceClient::new(channel);
         let (up, requests) = mpsc::channel::<AttachRequest>(64);
         up.send(hello(name, runners)).await?;
         let down = client
