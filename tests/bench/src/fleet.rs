@@ -18,7 +18,6 @@ pub(crate) struct Fleet {
     pub(crate) sim: Sim,
     pub(crate) scheduler: Scheduler,
     pub(crate) binaries: Binaries,
-    pub(crate) settings: SchedulerSettings,
     pub(crate) folder: TempDir,
 }
 
@@ -72,7 +71,6 @@ impl Fleet {
             sim,
             scheduler,
             binaries,
-            settings,
             folder,
         };
         if setup.webhooks {

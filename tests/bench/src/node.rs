@@ -25,6 +25,9 @@ pub(crate) struct Assigned {
     pub(crate) registration_at: Instant,
 }
 
+/// Assignments kept for a measurement that does not look.
+const ASSIGNMENTS: usize = 4_096;
+
 /// How long a runner lives after its registration arrived.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Life {
@@ -47,7 +50,7 @@ enum Word {
 
 /// A connected node.
 pub(crate) struct Node {
-    pub(crate) assigned: mpsc::UnboundedReceiver<Assigned>,
+    pub(crate) assigned: mpsc::Receiver<Assigned>,
     words: mpsc::Sender<Word>,
     task: tokio::task::JoinHandle<Result<()>>,
 }
@@ -68,7 +71,7 @@ impl Node {
             .await
             .context("attach")?
             .into_inner();
-        let (tell, assigned) = mpsc::unbounded_channel();
+        let (tell, assigned) = mpsc::channel(ASSIGNMENTS);
         let (words, heard) = mpsc::channel(64);
         let task = tokio::spawn(serve(down, up, heard, tell, words.clone(), life));
         Ok(Self {
@@ -166,7 +169,7 @@ async fn serve(
     mut down: tonic::Streaming<AttachResponse>,
     up: mpsc::Sender<AttachRequest>,
     mut words: mpsc::Receiver<Word>,
-    tell: mpsc::UnboundedSender<Assigned>,
+    tell: mpsc::Sender<Assigned>,
     own: mpsc::Sender<Word>,
     life: Life,
 ) -> Result<()> {
@@ -247,7 +250,7 @@ fn obey(runners: &mut BTreeMap<String, Runner>, wanted: RunnerIntent, arrived: I
 /// Says which runners now have both halves, once each.
 fn announce(
     runners: &mut BTreeMap<String, Runner>,
-    tell: &mpsc::UnboundedSender<Assigned>,
+    tell: &mpsc::Sender<Assigned>,
     own: &mpsc::Sender<Word>,
     life: Life,
 ) {
@@ -260,8 +263,8 @@ fn announce(
             continue;
         }
         runner.become_(Phase::Online);
-        // A closed receiver only means that nobody measures any more.
-        let _ = tell.send(Assigned {
+        // A full or closed queue only means that nobody measures any more.
+        let _ = tell.try_send(Assigned {
             runner: name.clone(),
             at: intent_at.max(registration_at),
             intent_at,
