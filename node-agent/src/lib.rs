@@ -3,6 +3,8 @@
 //! The shell around `agent-core`: it owns sockets, files and tasks and decides
 //! nothing. Its driver runs on any [`agent_core::runtime::Runtime`].
 
+#![warn(clippy::unwrap_used)]
+
 pub mod app;
 pub mod clock;
 pub mod config;

@@ -1,5 +1,7 @@
 //! The `longshore-agent` program.
 
+#![warn(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -3,6 +3,8 @@
 //! `gen/` is generated and checked in; `tests/bootstrap.rs` regenerates it and
 //! fails when it differs (`BLESS=1 cargo test -p longshore-proto` rewrites it).
 
+#![warn(clippy::unwrap_used)]
+
 /// The node stream and the fleet API.
 #[allow(clippy::all, unreachable_pub)]
 pub mod v1 {

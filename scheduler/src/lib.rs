@@ -9,6 +9,8 @@
 //!
 //! The driver is generic over `ports`, so that the simulation runs it unchanged.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod api;
 pub mod app;
 pub mod clock;

@@ -1,5 +1,7 @@
 //! The longshore-scheduler binary: read the configuration, start, wait, end in order.
 
+#![warn(clippy::unwrap_used)]
+
 use std::{collections::BTreeMap, io::Write, process::ExitCode, sync::Arc};
 
 use anyhow::Context;

@@ -1,6 +1,8 @@
 //! The Longshore command line: a client of FleetService, and the way to start
 //! a fleet on one host.
 
+#![warn(clippy::unwrap_used)]
+
 mod args;
 mod commands;
 mod exit;

@@ -8,6 +8,8 @@
 //! wrong and, after `; `, what to do; with a `google.rpc.ErrorInfo` detail of
 //! domain `longshore`, a stable `reason` and the metadata key `next_step`.
 
+#![warn(clippy::unwrap_used)]
+
 mod builder;
 mod calls;
 mod error;

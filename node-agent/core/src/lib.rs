@@ -4,6 +4,8 @@
 //! an argument, actions are data, and the shell (`longshore-agent`) carries
 //! them out through a [`runtime::Runtime`].
 
+#![warn(clippy::unwrap_used)]
+
 pub mod exit;
 pub mod firewall;
 pub mod lifecycle;

@@ -4,6 +4,8 @@
 //! that the parser is tested on recorded hosts. Nothing is claimed without a
 //! finding that says which probe said so.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod capability;
 pub mod cpu;
 pub mod emulation;

@@ -3,6 +3,8 @@
 //! The only crate that knows an engine. It translates the sandbox that
 //! `agent_core::sandbox` describes and adds nothing to it.
 
+#![warn(clippy::unwrap_used)]
+
 mod config;
 mod engine;
 mod events;

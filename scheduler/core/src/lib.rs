@@ -5,6 +5,7 @@
 //! facts. The shell commits the facts of a batch before it carries out what the
 //! state then owes.
 
+#![warn(clippy::unwrap_used)]
 #![forbid(unsafe_code)]
 
 mod admission;

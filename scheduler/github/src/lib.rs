@@ -17,6 +17,8 @@
 //! 600 sweep reads a minute, a bucket of 100 registrations refilled at 120 a
 //! minute, and whatever `x-ratelimit-*` leaves of the hour.
 
+#![warn(clippy::unwrap_used)]
+
 mod budget;
 mod client;
 mod config;

@@ -5,6 +5,8 @@
 //! runners), settings and audit entries, under the epoch of the writer. No
 //! secret is ever stored.
 
+#![warn(clippy::unwrap_used)]
+
 pub mod format;
 mod memory;
 mod project;
