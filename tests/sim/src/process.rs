@@ -39,7 +39,7 @@ impl Scheduler {
         let (inbox, outlet) = inbox::inbox();
         let (view_sender, view_receiver) = mpsc::channel(1_024);
         let store = store_of(&process, memory);
-        let seed = shared.lock().dice.next();
+        let seed = shared.lock().dice.draw();
         let viewed = shared.clone();
         let (shadow_sender, shadow_receiver) = tokio::sync::oneshot::channel();
         let driving = process.clone();
