@@ -18,7 +18,7 @@ use crate::{
         Bound, Budget, Drain, Floor, Job, Node, NodeSoft, Observed, Orphan, PoolEntry, Registered,
         Rest, Runner, RunnerSoft, Share,
     },
-    timers::Due,
+    timers::{Due, Often},
 };
 
 /// Jobs forgotten lately, remembered by id against late echoes.
@@ -463,7 +463,7 @@ impl Fleet {
         self.list_job(id, was.1 != JobPhase::Queued);
         if let Some(runner) = runner {
             self.recharge(id, &runner);
-            self.touch(Due::Runner(runner));
+            self.touch_runner(&runner);
         }
     }
 
@@ -517,7 +517,6 @@ impl Fleet {
                     scope: &seen.scope,
                     signature,
                     pool,
-                    pool_name: &plan.name,
                     credential: &seen.credential,
                     shape,
                     priority: plan.priority,
@@ -672,7 +671,8 @@ impl Fleet {
             }
         } as NodeIx;
         self.nodes_by_name.insert(name.clone(), ix);
-        self.touch(Due::Node(ix));
+        self.node_ixs.insert(name.clone(), ix);
+        self.timers.touch(Often::Node(ix));
         ix
     }
 
@@ -695,7 +695,7 @@ impl Fleet {
         if let Some(ix) = self.change_node(name, change) {
             self.relist(ix);
             self.bump(ix);
-            self.touch(Due::Node(ix));
+            self.timers.touch(Often::Node(ix));
             self.touch_runners_of(ix);
         }
     }
@@ -707,7 +707,7 @@ impl Fleet {
             for runner in self.runners_of(ix) {
                 self.recount(&runner);
             }
-            self.touch(Due::Node(ix));
+            self.timers.touch(Often::Node(ix));
         }
     }
 
@@ -724,6 +724,7 @@ impl Fleet {
             self.capacity.unlist(ix, node);
         }
         self.nodes_by_name.remove(name);
+        self.node_ixs.remove(name);
         self.nodes[ix as usize] = None;
         self.owed.settle_intent(name, None);
         self.images.retain(|(_, at), _| at.as_ref() != Some(name));
@@ -811,7 +812,7 @@ impl Fleet {
         }
         self.recount(&placed.runner);
         self.owe_registration(&placed.runner);
-        self.touch(Due::Runner(placed.runner.clone()));
+        self.touch_runner(&placed.runner);
     }
 
     /// Finds the demand a runner stands for. Not counted yet.
@@ -843,7 +844,6 @@ impl Fleet {
                     scope: &placed.scope,
                     signature,
                     pool,
-                    pool_name: &placed.pool,
                     credential: &placed.credential,
                     shape,
                     priority: plan.pool.priority,
@@ -935,7 +935,7 @@ impl Fleet {
         }
         self.owe_registration(name);
         self.owe_deregistration(name);
-        self.touch(Due::Runner(name.clone()));
+        self.touch_runner(name);
     }
 
     fn apply_registered(&mut self, name: &RunnerName, github_id: u64, at: u64) {
@@ -1251,7 +1251,6 @@ impl Fleet {
                 scope: &scope,
                 signature,
                 pool,
-                pool_name: &plan.name,
                 credential: &credential,
                 shape,
                 priority: plan.priority,
@@ -1264,23 +1263,25 @@ impl Fleet {
     }
 
     pub(crate) fn touch(&mut self, due: Due) {
-        // A view that only replays has no timers to keep.
-        if self.soft.last.is_some() {
-            self.soft.touched.insert(due);
+        self.timers.touch_seldom(due);
+    }
+
+    pub(crate) fn touch_runner(&mut self, name: &RunnerName) {
+        if let Some(slot) = self.runners.slot(name) {
+            self.timers.touch(Often::Runner(slot));
         }
     }
 
     fn touch_runners(&mut self) {
-        if self.soft.last.is_some() {
-            self.soft
-                .touched
-                .extend(self.runners.keys().cloned().map(Due::Runner));
+        let names: Vec<RunnerName> = self.runners.keys().cloned().collect();
+        for name in names {
+            self.touch_runner(&name);
         }
     }
 
     fn touch_runners_of(&mut self, ix: NodeIx) {
         for runner in self.runners_of(ix) {
-            self.touch(Due::Runner(runner));
+            self.touch_runner(&runner);
         }
     }
 

@@ -20,8 +20,16 @@ pub(crate) struct Capacity {
     pub(crate) requests: Vec<Resources>,
     /// `[class][request]`: (how many fit, node).
     room: Vec<Vec<BTreeSet<(u32, NodeIx)>>>,
+    /// `[request][class]`: the first of its room, the best fit.
+    best: Vec<Vec<Option<(u32, NodeIx)>>>,
     /// Per request: classes with room.
-    pub(crate) open: Vec<Bits>,
+    open: Vec<Bits>,
+    /// `[request][class]`: shapes of this request that the class can carry.
+    carried: Vec<Vec<Vec<ShapeIx>>>,
+    /// Per shape: open classes that can carry it.
+    open_for: Vec<u32>,
+    /// Shapes that some node can take now.
+    pub(crate) roomy: Bits,
     pub(crate) shapes: Vec<Shape>,
     by_shape: BTreeMap<(SignatureIx, PoolIx), ShapeIx>,
     /// In the order they are asked: precedence, then name.
@@ -56,6 +64,8 @@ impl Capacity {
             }
         }
         capacity.open = vec![Bits::default(); capacity.requests.len()];
+        capacity.best = vec![Vec::new(); capacity.requests.len()];
+        capacity.carried = vec![Vec::new(); capacity.requests.len()];
         capacity.pool_ix = pools
             .iter()
             .enumerate()
@@ -73,9 +83,15 @@ impl Capacity {
         self.by_key.insert(key.clone(), ix);
         self.classes.push(Class::new(key, labels));
         self.room.push(vec![BTreeSet::new(); self.requests.len()]);
-        for shape in &mut self.shapes {
+        self.best.iter_mut().for_each(|best| best.push(None));
+        self.carried
+            .iter_mut()
+            .for_each(|carried| carried.push(Vec::new()));
+        for (at, shape) in self.shapes.iter_mut().enumerate() {
             let pool = &self.pools[shape.pool as usize].pool;
-            admit_class(shape, ix, &self.classes[ix as usize], labels, pool);
+            if admit_class(shape, ix, &self.classes[ix as usize], labels, pool) {
+                self.carried[shape.request as usize][ix as usize].push(at as ShapeIx);
+            }
         }
         ix
     }
@@ -105,10 +121,18 @@ impl Capacity {
             first: Bits::default(),
             second: Bits::default(),
         };
+        let made = self.shapes.len() as ShapeIx;
         for (ix, class) in self.classes.iter().enumerate() {
-            admit_class(&mut shape, ix as ClassIx, class, labels, plan);
+            if admit_class(&mut shape, ix as ClassIx, class, labels, plan) {
+                self.carried[request as usize][ix].push(made);
+            }
         }
-        let ix = self.shapes.len() as ShapeIx;
+        let open_for = shape.classes.both(&self.open[request as usize]).count() as u32;
+        self.open_for.push(open_for);
+        if open_for > 0 {
+            self.roomy.insert(made);
+        }
+        let ix = made;
         self.by_shape.insert((signature, pool), ix);
         self.shapes.push(shape);
         ix
@@ -120,8 +144,7 @@ impl Capacity {
 
     /// Some node can take a runner of this shape now.
     pub(crate) fn has_room(&self, shape: ShapeIx) -> bool {
-        let shape = &self.shapes[shape as usize];
-        shape.classes.meets(&self.open[shape.request as usize])
+        self.roomy.contains(shape)
     }
 
     /// The node that takes it: first tier first, then best fit or the emptiest.
@@ -130,16 +153,20 @@ impl Capacity {
         let open = &self.open[shape.request as usize];
         let placement = self.pools[shape.pool as usize].pool.placement;
         [&shape.first, &shape.second].into_iter().find_map(|tier| {
-            let rooms = tier
-                .both(open)
-                .map(|class| &self.room[class as usize][shape.request as usize]);
+            let classes = tier.both(open);
             match placement {
-                Placement::Pack => rooms.filter_map(|room| room.first()).min(),
-                Placement::Spread => rooms
-                    .filter_map(|room| room.last())
+                Placement::Pack => {
+                    let best = &self.best[shape.request as usize];
+                    classes.filter_map(|class| best[class as usize]).min()
+                }
+                Placement::Spread => classes
+                    .filter_map(|class| {
+                        let room = &self.room[class as usize][shape.request as usize];
+                        room.last().copied()
+                    })
                     .max_by_key(|(fits, node)| (*fits, std::cmp::Reverse(*node))),
             }
-            .map(|(_, node)| *node)
+            .map(|(_, node)| node)
         })
     }
 
@@ -147,9 +174,9 @@ impl Capacity {
     pub(crate) fn relist(&mut self, ix: NodeIx, node: &mut Node) {
         let open_for_work = node.takes_new_runners();
         node.fits.resize(self.requests.len(), 0);
-        for (request, wanted) in self.requests.iter().enumerate() {
+        for request in 0..self.requests.len() {
             let now = if open_for_work {
-                fits(*wanted, node)
+                fits(self.requests[request], node)
             } else {
                 0
             };
@@ -164,10 +191,33 @@ impl Capacity {
             if now > 0 {
                 room.insert((now, ix));
             }
-            if room.is_empty() {
-                self.open[request].remove(node.class);
+            self.note_first(node.class, request);
+        }
+    }
+
+    /// The room of a class changed: its best fit, whether it is open, and which
+    /// shapes have somewhere to go.
+    fn note_first(&mut self, class: ClassIx, request: usize) {
+        let first = self.room[class as usize][request].first().copied();
+        let before = std::mem::replace(&mut self.best[request][class as usize], first);
+        if before.is_some() == first.is_some() {
+            return;
+        }
+        if first.is_some() {
+            self.open[request].insert(class);
+        } else {
+            self.open[request].remove(class);
+        }
+        for shape in &self.carried[request][class as usize] {
+            let open = &mut self.open_for[*shape as usize];
+            if first.is_some() {
+                *open += 1;
+                self.roomy.insert(*shape);
             } else {
-                self.open[request].insert(node.class);
+                *open -= 1;
+                if *open == 0 {
+                    self.roomy.remove(*shape);
+                }
             }
         }
     }
@@ -179,11 +229,8 @@ impl Capacity {
             if before == 0 {
                 continue;
             }
-            let room = &mut self.room[node.class as usize][request];
-            room.remove(&(before, ix));
-            if room.is_empty() {
-                self.open[request].remove(node.class);
-            }
+            self.room[node.class as usize][request].remove(&(before, ix));
+            self.note_first(node.class, request);
         }
     }
 
@@ -191,14 +238,47 @@ impl Capacity {
         self.room[class as usize][request].contains(&(fits, ix))
     }
 
+    /// The kept room of shapes and best fits, computed anew: what differs.
+    pub(crate) fn breaches(&self) -> Vec<String> {
+        let mut breaches = Vec::new();
+        for (ix, shape) in self.shapes.iter().enumerate() {
+            let request = shape.request as usize;
+            let open = shape
+                .classes
+                .both(&self.open[request])
+                .filter(|class| !self.room[*class as usize][request].is_empty())
+                .count() as u32;
+            if self.open_for[ix] != open || self.roomy.contains(ix as ShapeIx) != (open > 0) {
+                breaches.push(format!("shape {ix} is miscounted: {open} open classes"));
+            }
+        }
+        for (class, rooms) in self.room.iter().enumerate() {
+            for (request, room) in rooms.iter().enumerate() {
+                if self.best[request][class] != room.first().copied()
+                    || self.open[request].contains(class as ClassIx) == room.is_empty()
+                {
+                    breaches.push(format!("the best fit of class {class} is stale"));
+                }
+            }
+        }
+        breaches
+    }
+
     pub(crate) fn listed(&self) -> usize {
         self.room.iter().flatten().map(BTreeSet::len).sum()
     }
 }
 
-fn admit_class(shape: &mut Shape, ix: ClassIx, class: &Class, labels: &Labels, pool: &Pool) {
+/// Whether the class can carry the shape.
+fn admit_class(
+    shape: &mut Shape,
+    ix: ClassIx,
+    class: &Class,
+    labels: &Labels,
+    pool: &Pool,
+) -> bool {
     if !class.carries(labels, shape.signature, pool) {
-        return;
+        return false;
     }
     shape.classes.insert(ix);
     let needs_gpu = request(pool, labels.get(shape.signature).wants_gpu).gpus > 0;
@@ -207,6 +287,7 @@ fn admit_class(shape: &mut Shape, ix: ClassIx, class: &Class, labels: &Labels, p
     } else {
         shape.first.insert(ix);
     }
+    true
 }
 
 impl Fleet {

@@ -291,7 +291,7 @@ impl Fleet {
             runner.soft.deregister_after =
                 now.mono + crate::budget::backoff(5_000, failures, entropy);
             self.owe_deregistration(name);
-            self.touch(crate::timers::Due::Runner(name.clone()));
+            self.touch_runner(name);
             return;
         }
         self.emit(

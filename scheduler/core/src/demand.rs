@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     feasible::{PoolIx, ShapeIx},
     labels::{Bits, SignatureIx},
-    model::{CredentialName, JobId, PoolName, Priority, Scope, UtcMillis},
+    model::{CredentialName, JobId, Priority, Scope, UtcMillis},
+    table::Table,
 };
 
 pub(crate) type UnitIx = u32;
@@ -26,6 +27,9 @@ pub(crate) type CredentialIx = u32;
 pub(crate) const TURN: u64 = 1 << 20;
 
 const BANDS: usize = 3;
+
+/// No lane has this number.
+const NO_LANE: LaneIx = LaneIx::MAX;
 
 /// Up to so many open lanes are compared one by one.
 const FEW_LANES: usize = 4;
@@ -91,8 +95,8 @@ pub(crate) struct Owner {
 pub(crate) struct Tenant {
     pub(crate) account: Account,
     pub(crate) owner: OwnerIx,
-    /// Its listed units, oldest first.
-    units: [BTreeSet<(UtcMillis, UnitIx)>; BANDS],
+    /// Its listed units, oldest first, and their lanes.
+    units: [BTreeSet<(UtcMillis, UnitIx, LaneIx)>; BANDS],
     listed: [Option<u64>; BANDS],
     parked: BTreeSet<UnitIx>,
 }
@@ -114,6 +118,10 @@ pub(crate) struct CredentialEntry {
     pub(crate) reserved: u32,
     /// How many more may be reserved in this step.
     pub(crate) available: u32,
+    /// Shapes whose lane has somebody listed.
+    live: Bits,
+    /// By shape; `NO_LANE` where nobody asked yet.
+    lanes: Vec<LaneIx>,
 }
 
 #[derive(Debug)]
@@ -188,7 +196,6 @@ pub(crate) struct Lane {
     bands: [BTreeSet<(u64, OwnerIx)>; BANDS],
     lines: BTreeMap<OwnerIx, Line>,
     head: Option<Head>,
-    live: bool,
 }
 
 /// Whose turn comes first: band, owner's and repository's virtual time, age, lane.
@@ -211,25 +218,23 @@ pub(crate) struct Demand {
     /// Virtual time of the owner served last.
     pub(crate) served: u64,
     pub(crate) owners: Vec<Owner>,
-    owner_ix: BTreeMap<String, OwnerIx>,
+    owner_ix: Table<String, OwnerIx>,
     pub(crate) tenants: Vec<Tenant>,
-    tenant_ix: BTreeMap<String, TenantIx>,
+    tenant_ix: Table<String, TenantIx>,
     pub(crate) scopes: Vec<ScopeEntry>,
-    scope_ix: BTreeMap<Scope, ScopeIx>,
+    scope_ix: Table<Scope, ScopeIx>,
     pub(crate) credentials: Vec<CredentialEntry>,
     credential_ix: BTreeMap<CredentialName, CredentialIx>,
     pub(crate) groups: Vec<Group>,
-    group_ix: BTreeMap<(ScopeIx, SignatureIx, PoolName, CredentialIx), GroupIx>,
+    group_ix: Table<(ScopeIx, SignatureIx, PoolIx, CredentialIx), GroupIx>,
     pub(crate) units: Vec<Unit>,
-    unit_ix: BTreeMap<(GroupIx, TenantIx), UnitIx>,
+    unit_ix: Table<(GroupIx, TenantIx), UnitIx>,
     pub(crate) lanes: Vec<Lane>,
-    lane_ix: BTreeMap<(CredentialIx, ShapeIx), LaneIx>,
-    live: Vec<LaneIx>,
     /// Owners with units listed in a band, by virtual time.
     order: [BTreeSet<(u64, OwnerIx)>; BANDS],
     promotions: BTreeSet<(UtcMillis, UnitIx)>,
     /// Which pool serves (signature, repository, visibility and source).
-    pub(crate) pools: BTreeMap<(SignatureIx, TenantIx, u8), Option<PoolIx>>,
+    pub(crate) pools: Table<(SignatureIx, TenantIx, u8), Option<PoolIx>>,
     pub(crate) floors: Vec<GroupIx>,
     /// Scopes whose surplus must be shared anew.
     lending: BTreeSet<ScopeIx>,
@@ -241,7 +246,6 @@ pub(crate) struct GroupKey<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) signature: SignatureIx,
     pub(crate) pool: PoolIx,
-    pub(crate) pool_name: &'a PoolName,
     pub(crate) credential: &'a CredentialName,
     pub(crate) shape: ShapeIx,
     pub(crate) priority: Priority,
@@ -353,6 +357,8 @@ impl Demand {
             name: name.clone(),
             reserved: 0,
             available: 0,
+            live: Bits::default(),
+            lanes: Vec::new(),
         });
         self.credential_ix.insert(name.clone(), ix);
         ix
@@ -361,7 +367,7 @@ impl Demand {
     pub(crate) fn group(&mut self, key: &GroupKey<'_>) -> GroupIx {
         let scope = self.scope(key.scope);
         let credential = self.credential(key.credential);
-        let place = (scope, key.signature, key.pool_name.clone(), credential);
+        let place = (scope, key.signature, key.pool, credential);
         if let Some(known) = self.group_ix.get(&place) {
             return *known;
         }
@@ -386,8 +392,12 @@ impl Demand {
     }
 
     fn lane(&mut self, credential: CredentialIx, shape: ShapeIx, priority: Priority) -> LaneIx {
-        if let Some(known) = self.lane_ix.get(&(credential, shape)) {
-            return *known;
+        let known = &mut self.credentials[credential as usize].lanes;
+        if known.len() <= shape as usize {
+            known.resize(shape as usize + 1, NO_LANE);
+        }
+        if known[shape as usize] != NO_LANE {
+            return known[shape as usize];
         }
         let ix = self.lanes.len() as LaneIx;
         self.lanes.push(Lane {
@@ -401,9 +411,8 @@ impl Demand {
             bands: Default::default(),
             lines: BTreeMap::new(),
             head: None,
-            live: false,
         });
-        self.lane_ix.insert((credential, shape), ix);
+        self.credentials[credential as usize].lanes[shape as usize] = ix;
         ix
     }
 
@@ -654,7 +663,7 @@ impl Demand {
         let tenant = &mut self.tenants[tenant_ix as usize];
         let owner_entry = &mut self.owners[owner as usize];
         owner_entry.lanes[band].insert(lane);
-        tenant.units[band].insert((place.since, unit));
+        tenant.units[band].insert((place.since, unit, lane));
         if tenant.listed[band].is_none() {
             tenant.listed[band] = Some(tenant.account.virtual_time);
             owner_entry.order[band].insert((tenant.account.virtual_time, tenant_ix));
@@ -678,10 +687,8 @@ impl Demand {
             entry.bands[band as usize].insert((time, owner));
             entry.head = None;
         }
-        if !entry.live {
-            entry.live = true;
-            self.live.push(lane);
-        }
+        let (credential, shape) = (entry.credential, entry.shape);
+        self.credentials[credential as usize].live.insert(shape);
     }
 
     fn unlist(&mut self, lane: LaneIx, owner: OwnerIx, unit: UnitIx, place: Place) {
@@ -694,7 +701,7 @@ impl Demand {
         let tenant_ix = self.units[unit as usize].tenant;
         let tenant = &mut self.tenants[tenant_ix as usize];
         let owner_entry = &mut self.owners[owner as usize];
-        tenant.units[band].remove(&(place.since, unit));
+        tenant.units[band].remove(&(place.since, unit, lane));
         if tenant.units[band].is_empty()
             && let Some(time) = tenant.listed[band].take()
         {
@@ -715,6 +722,17 @@ impl Demand {
             }
         }
         entry.head = None;
+        self.close_if_empty(lane);
+    }
+
+    /// A lane without anybody listed is not looked at.
+    fn close_if_empty(&mut self, lane: LaneIx) {
+        let entry = &self.lanes[lane as usize];
+        if entry.bands.iter().all(BTreeSet::is_empty) {
+            self.credentials[entry.credential as usize]
+                .live
+                .remove(entry.shape);
+        }
     }
 
     /// Counts of a group changed: surplus is lent to narrower groups of its scope,
@@ -794,30 +812,29 @@ impl Demand {
     ///
     /// Few open lanes are compared by their heads. With many, nearly all have the
     /// same owner first, so owners are walked in order instead.
+    /// `room`: shapes that some node can take. `possible`: their pool has room too.
     pub(crate) fn pick(
         &mut self,
-        possible: impl Fn(&Self, CredentialIx, ShapeIx) -> bool,
+        room: &Bits,
+        possible: impl Fn(ShapeIx) -> bool,
     ) -> Option<UnitIx> {
         let mut open = Bits::default();
         let mut few = Vec::with_capacity(FEW_LANES);
         let mut count = 0;
-        let mut at = 0;
-        while at < self.live.len() {
-            let lane = self.live[at];
-            let entry = &self.lanes[lane as usize];
-            if entry.bands.iter().all(BTreeSet::is_empty) {
-                self.lanes[lane as usize].live = false;
-                self.live.swap_remove(at);
+        for credential in &self.credentials {
+            if credential.available == 0 {
                 continue;
             }
-            if possible(self, entry.credential, entry.shape) {
-                open.insert(lane);
-                count += 1;
-                if few.len() < FEW_LANES {
-                    few.push(lane);
+            for shape in credential.live.both(room) {
+                if possible(shape) {
+                    let lane = credential.lanes[shape as usize];
+                    open.insert(lane);
+                    count += 1;
+                    if few.len() < FEW_LANES {
+                        few.push(lane);
+                    }
                 }
             }
-            at += 1;
         }
         if count == 0 {
             return None;
@@ -880,11 +897,7 @@ impl Demand {
 
     fn first_of_owner(&mut self, owner: OwnerIx, band: usize, open: &Bits) -> Option<UnitIx> {
         let Self {
-            owners,
-            tenants,
-            units,
-            groups,
-            ..
+            owners, tenants, ..
         } = self;
         let order = &mut owners[owner as usize].order[band];
         let mut from = (0, 0);
@@ -901,11 +914,10 @@ impl Demand {
             if entry.account.is_full() {
                 continue;
             }
-            let found = entry.units[band].iter().find(|(_, unit)| {
-                let group = units[*unit as usize].group;
-                open.contains(groups[group as usize].lane)
-            });
-            if let Some((_, unit)) = found {
+            let found = entry.units[band]
+                .iter()
+                .find(|(_, _, lane)| open.contains(*lane));
+            if let Some((_, unit, _)) = found {
                 return Some(*unit);
             }
         }
@@ -933,6 +945,7 @@ impl Demand {
             self.owners[owner as usize]
                 .parked
                 .insert((lane, place.band));
+            self.close_if_empty(lane);
             return true;
         }
         let parked = if self.groups[group as usize].need() == 0 {

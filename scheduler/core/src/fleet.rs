@@ -22,6 +22,7 @@ use crate::{
     state::{
         Autoscaler, Budget, Floor, Job, Node, Orphan, PoolEntry, Queue, Rest, Runner, Share, Status,
     },
+    table::Table,
     timers::Timers,
 };
 
@@ -48,9 +49,10 @@ pub struct Fleet {
     /// Jobs forgotten lately: a late echo does not bring them back.
     pub(crate) ended: VecDeque<JobId>,
     pub(crate) ended_ids: BTreeSet<JobId>,
-    pub(crate) runners: BTreeMap<RunnerName, Runner>,
-    pub(crate) orphans: BTreeMap<RunnerName, Orphan>,
+    pub(crate) runners: Table<RunnerName, Runner>,
+    pub(crate) orphans: Table<RunnerName, Orphan>,
     pub(crate) nodes_by_name: BTreeMap<NodeName, NodeIx>,
+    pub(crate) node_ixs: Table<NodeName, NodeIx>,
     pub(crate) nodes: Vec<Option<Node>>,
 
     // Derived from the above, kept as facts are applied.
@@ -75,13 +77,12 @@ pub(crate) struct Soft {
     /// Origins of runs whose jobs did not arrive yet, oldest first.
     pub(crate) origins: BTreeMap<u64, Origin>,
     /// Runners over lately, for answers that arrive after their end.
-    pub(crate) graves: BTreeMap<RunnerName, (Scope, CredentialName)>,
+    pub(crate) graves: Table<RunnerName, (Scope, CredentialName)>,
     pub(crate) grave_order: VecDeque<RunnerName>,
     /// Registrations of our prefix seen without a live runner: when first.
     pub(crate) strangers: BTreeMap<RunnerName, u64>,
     /// Orphans whose deletion rests after a failure: until when, and how often it failed.
     pub(crate) orphan_rests: BTreeMap<RunnerName, (u64, u32)>,
-    pub(crate) touched: BTreeSet<crate::timers::Due>,
 }
 
 impl Default for Defaults {
@@ -124,9 +125,10 @@ impl Fleet {
             completed: BTreeSet::new(),
             ended: VecDeque::new(),
             ended_ids: BTreeSet::new(),
-            runners: BTreeMap::new(),
-            orphans: BTreeMap::new(),
+            runners: Table::default(),
+            orphans: Table::default(),
             nodes_by_name: BTreeMap::new(),
+            node_ixs: Table::default(),
             nodes: Vec::new(),
             labels: Labels::default(),
             capacity: Capacity::default(),
@@ -148,9 +150,9 @@ impl Fleet {
         for input in inputs {
             self.take(now, entropy, input, &mut facts);
         }
-        self.run_timers(now, entropy, &mut facts);
+        self.run_timers(now, &mut facts);
         self.schedule(now, entropy, &mut facts);
-        self.rearm(now, entropy, &mut facts);
+        self.rearm(now, &mut facts);
         facts
     }
 
@@ -173,7 +175,7 @@ impl Fleet {
 
     /// What the state owes now. The shell knows what of it is in flight.
     pub fn outstanding(&self) -> impl Iterator<Item = &Effect> {
-        self.owed.effects.values()
+        self.owed.effects()
     }
 
     /// The monotonic time at which `step` has something to do without an input.
@@ -280,7 +282,7 @@ impl Fleet {
     }
 
     pub fn node(&self, name: &NodeName) -> Option<&Node> {
-        self.nodes[*self.nodes_by_name.get(name)? as usize].as_ref()
+        self.nodes[self.node_ix(name)? as usize].as_ref()
     }
 
     /// Ordered by name; the built-in pool among them.
@@ -345,7 +347,7 @@ impl Fleet {
             }
         }
         status.repositories = repositories.len() as u32;
-        for runner in self.runners.values() {
+        for (_, runner) in self.runners.unordered() {
             match runner.phase() {
                 RunnerPhase::Busy => status.busy += 1,
                 RunnerPhase::Idle => status.idle += 1,
@@ -402,7 +404,7 @@ impl Fleet {
     }
 
     pub(crate) fn node_ix(&self, name: &NodeName) -> Option<NodeIx> {
-        self.nodes_by_name.get(name).copied()
+        self.node_ixs.get(name).copied()
     }
 
     pub(crate) fn emit(&mut self, fact: Fact, facts: &mut Vec<Fact>) {

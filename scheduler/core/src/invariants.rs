@@ -55,7 +55,7 @@ impl Fleet {
     }
 
     fn check_runners(&self, breaches: &mut Vec<String>) {
-        for (name, runner) in &self.runners {
+        for (name, runner) in self.runners.iter() {
             if runner.name() != name {
                 breaches.push(format!("{name} is filed under another name"));
             }
@@ -103,6 +103,7 @@ impl Fleet {
                 }
             }
         }
+        breaches.extend(self.capacity.breaches());
         if listed != self.capacity.listed() {
             breaches.push("nodes are listed that have no room".to_owned());
         }
@@ -112,7 +113,7 @@ impl Fleet {
         let mut supply: BTreeMap<u32, u32> = BTreeMap::new();
         let mut live: BTreeMap<u32, u32> = BTreeMap::new();
         let mut reserved: BTreeMap<&str, u32> = BTreeMap::new();
-        for (name, runner) in &self.runners {
+        for (name, runner) in self.runners.iter() {
             if runner.counted {
                 *supply.entry(runner.group).or_default() += 1;
                 if !runner.is_supply() {

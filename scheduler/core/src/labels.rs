@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use crate::table::Table;
+
 /// A growing set of small numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Bits(Vec<u64>);
@@ -99,7 +101,7 @@ pub(crate) struct Labels {
     names: Vec<Arc<str>>,
     signatures: Vec<Signature>,
     by_set: BTreeMap<Vec<LabelIx>, SignatureIx>,
-    spellings: BTreeMap<Vec<String>, SignatureIx>,
+    spellings: Table<Vec<String>, SignatureIx>,
 }
 
 impl Labels {
@@ -150,7 +152,7 @@ impl Labels {
             }
         };
         if self.spellings.len() >= REMEMBERED_SPELLINGS {
-            self.spellings.clear();
+            self.spellings = Table::default();
         }
         self.spellings.insert(labels.to_vec(), signature);
         Some(signature)

@@ -30,6 +30,7 @@ mod place;
 mod reconcile;
 mod snapshot;
 mod state;
+mod table;
 mod timers;
 
 pub use entropy::Entropy;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    effect::{Effect, EffectKey},
+    effect::Effect,
     fleet::{Fleet, NodeIx},
     model::{CredentialName, NodeName, RunnerName, Scope},
     state::{Node, Runner},
@@ -16,7 +16,9 @@ const CALM_AFTER: u32 = 8;
 
 #[derive(Debug, Default)]
 pub(crate) struct Owed {
-    pub(crate) effects: BTreeMap<EffectKey, Effect>,
+    registers: BTreeMap<RunnerName, Effect>,
+    deregisters: BTreeMap<RunnerName, Effect>,
+    intents: BTreeMap<NodeName, Effect>,
     /// Registrations owed per credential in order of placement; the first few are offered.
     queues: BTreeMap<CredentialName, BTreeSet<(u64, RunnerName)>>,
     /// Soft: registrations still to be answered one by one after a secondary limit.
@@ -24,14 +26,21 @@ pub(crate) struct Owed {
 }
 
 impl Owed {
+    /// In the order of their keys.
+    pub(crate) fn effects(&self) -> impl Iterator<Item = &Effect> {
+        self.registers
+            .values()
+            .chain(self.deregisters.values())
+            .chain(self.intents.values())
+    }
+
     pub(crate) fn settle_intent(&mut self, node: &NodeName, owed: Option<Effect>) {
-        let key = EffectKey::Intent(node.clone());
         match owed {
             Some(effect) => {
-                self.effects.insert(key, effect);
+                self.intents.insert(node.clone(), effect);
             }
             None => {
-                self.effects.remove(&key);
+                self.intents.remove(node);
             }
         }
     }
@@ -88,15 +97,17 @@ impl Fleet {
         let wanted = self.wants_registration(runner);
         let credential = runner.placed.credential.clone();
         let queue = self.owed.queues.entry(credential.clone()).or_default();
-        let changed = if wanted {
-            queue.insert(entry)
-        } else {
-            queue.remove(&entry)
-        };
-        if changed {
-            self.owed.effects.remove(&EffectKey::Register(name.clone()));
-            self.owe_registrations(&credential);
+        if wanted {
+            // Behind the ones on offer it changes nothing yet.
+            let far_behind = queue.len() > WIDTH && queue.last().is_some_and(|last| *last < entry);
+            if !queue.insert(entry) || far_behind {
+                return;
+            }
+        } else if !queue.remove(&entry) {
+            return;
         }
+        self.owed.registers.remove(name);
+        self.owe_registrations(&credential);
     }
 
     pub(crate) fn unowe_registration(&mut self, name: &RunnerName, runner: &Runner) {
@@ -104,7 +115,7 @@ impl Fleet {
         if let Some(queue) = self.owed.queues.get_mut(credential)
             && queue.remove(&(runner.soft.order, name.clone()))
         {
-            self.owed.effects.remove(&EffectKey::Register(name.clone()));
+            self.owed.registers.remove(name);
             let credential = credential.clone();
             self.owe_registrations(&credential);
         }
@@ -126,13 +137,12 @@ impl Fleet {
             .map(|(_, name)| name.clone())
             .collect();
         for (place, name) in offered.into_iter().enumerate() {
-            let key = EffectKey::Register(name.clone());
             if place >= width {
-                self.owed.effects.remove(&key);
-            } else if !self.owed.effects.contains_key(&key)
+                self.owed.registers.remove(&name);
+            } else if !self.owed.registers.contains_key(&name)
                 && let Some(effect) = self.registration_effect(&name)
             {
-                self.owed.effects.insert(key, effect);
+                self.owed.registers.insert(name, effect);
             }
         }
     }
@@ -185,13 +195,12 @@ impl Fleet {
     }
 
     pub(crate) fn owe_deregistration(&mut self, name: &RunnerName) {
-        let key = EffectKey::Deregister(name.clone());
         match self.deregistration_effect(name) {
             Some(effect) => {
-                self.owed.effects.insert(key, effect);
+                self.owed.deregisters.insert(name.clone(), effect);
             }
             None => {
-                self.owed.effects.remove(&key);
+                self.owed.deregisters.remove(name);
             }
         }
     }
@@ -226,7 +235,7 @@ impl Fleet {
             }
         }
         let mut waiting: BTreeMap<&CredentialName, Vec<&Runner>> = BTreeMap::new();
-        for runner in self.runners.values() {
+        for (_, runner) in self.runners.unordered() {
             if self.wants_registration(runner) {
                 waiting
                     .entry(&runner.placed.credential)

@@ -34,10 +34,8 @@ impl Fleet {
         }
         while self.may_place() {
             let capacity = &self.capacity;
-            let picked = self.demand.pick(|demand, credential, shape| {
-                demand.credentials[credential as usize].available > 0
-                    && capacity.pools[capacity.shapes[shape as usize].pool as usize].has_room()
-                    && capacity.has_room(shape)
+            let picked = self.demand.pick(&capacity.roomy, |shape| {
+                capacity.pools[capacity.shapes[shape as usize].pool as usize].has_room()
             });
             let Some(unit) = picked else {
                 break;

@@ -183,19 +183,21 @@ impl Fleet {
             facts,
         );
         let mut foreign = Vec::new();
-        let mut mentioned = BTreeMap::new();
+        let mut mentioned = Vec::with_capacity(report.runners.len());
         for seen in &report.runners {
             let known = self
                 .runners
-                .get(&seen.name)
-                .is_some_and(|runner| runner.placed.node == report.node);
-            if known {
-                mentioned.insert(&seen.name, ());
+                .get_mut(&seen.name)
+                .filter(|runner| runner.placed.node == report.node);
+            if let Some(runner) = known {
+                runner.soft.missing_since = None;
+                mentioned.push(&seen.name);
                 self.runner_seen(now, entropy, report, seen, facts);
             } else if seen.phase < ObservedPhase::Exited {
                 foreign.push(seen.name.clone());
             }
         }
+        mentioned.sort_unstable();
         foreign.sort();
         foreign.dedup();
         if self
@@ -210,14 +212,14 @@ impl Fleet {
                 facts,
             );
         }
-        for name in self.runners_of(ix) {
-            if mentioned.contains_key(&name) {
-                if let Some(runner) = self.runners.get_mut(&name) {
-                    runner.soft.missing_since = None;
-                }
-            } else {
-                self.runner_missing(now, report.accepted, &name, facts);
-            }
+        let missing: Vec<RunnerName> = self.nodes[ix as usize]
+            .iter()
+            .flat_map(|node| &node.runners)
+            .filter(|name| mentioned.binary_search(name).is_err())
+            .cloned()
+            .collect();
+        for name in missing {
+            self.runner_missing(now, report.accepted, &name, facts);
         }
         self.owe_intent(ix);
     }
@@ -243,6 +245,9 @@ impl Fleet {
                 && known.worker == seen.worker
                 && known.container_id == seen.container_id
         });
+        if same && runner.stopping.is_none() && !runner.soft.lost {
+            return;
+        }
         let image = runner.placed.image.clone();
         let came_up = !runner.is_consumed() && seen.phase >= ObservedPhase::Consumed;
         if !same {

@@ -41,7 +41,7 @@ impl Fleet {
             }
         }
         self.snapshot_floors(&mut facts);
-        for (name, orphan) in &self.orphans {
+        for (name, orphan) in self.orphans.iter() {
             facts.push(Fact::OrphanSeen {
                 runner: name.clone(),
                 scope: orphan.scope.clone(),
@@ -162,7 +162,7 @@ impl Fleet {
     }
 
     fn snapshot_runners(&self, facts: &mut Vec<Fact>) {
-        for (name, runner) in &self.runners {
+        for (name, runner) in self.runners.iter() {
             facts.push(Fact::RunnerPlaced(runner.placed.clone()));
             if let Some(registered) = runner.registered {
                 facts.push(Fact::RunnerRegistered {

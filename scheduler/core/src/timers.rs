@@ -3,16 +3,16 @@
 //! A timer names a subject, never an action: when it is due the subject is looked
 //! at as it is then, and says when to look again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::{
-    entropy::Entropy,
     fact::{Fact, StopReason},
     fleet::{Fleet, NodeIx},
     model::{
         Conclusion, CredentialName, JobPhase, NodeName, Now, PoolName, RunnerName, RunnerPhase,
         Scope,
     },
+    table::Slot,
 };
 
 /// Without listening for jobs by then, a runner is given up.
@@ -27,29 +27,107 @@ const QUEUE_LIMIT_MS: u64 = 25 * 3_600_000;
 /// A wall clock that moved so much against the monotonic one was set.
 const CLOCK_STEP_MS: u64 = 5_000;
 
+/// Subjects that are few and looked at seldom.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
-    Node(NodeIx),
-    Runner(RunnerName),
     Orphan(RunnerName),
     Scope(Scope),
     Image(String, Option<NodeName>),
     Credential(CredentialName),
     Floor((Scope, PoolName, Vec<String>)),
-    Ageing,
     Retention,
     Expiry,
 }
 
+/// Subjects that change with every job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Often {
+    Node(NodeIx),
+    /// Whoever has this slot among the runners.
+    Runner(Slot),
+}
+
+/// Not armed.
+const NEVER: u64 = u64::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    /// When its entry in `often` is due.
+    armed: u64,
+    touched: bool,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
+    /// A view that only replays has no timers to keep.
+    pub(crate) running: bool,
     by_time: BTreeSet<(u64, Due)>,
     at: BTreeMap<Due, u64>,
+    touched: BTreeSet<Due>,
+    /// At most one entry a subject, never later than it is due. One that became
+    /// due later, or whose subject left, stays: looking early does no harm, and
+    /// in a busy fleet hardly any entry moves.
+    often: BTreeSet<(u64, Often)>,
+    nodes: Vec<Watch>,
+    runners: Vec<Watch>,
+    /// In the order they were touched.
+    waiting: VecDeque<Often>,
+    ageing: Option<u64>,
 }
 
 impl Timers {
     pub(crate) fn next(&self) -> Option<u64> {
-        self.by_time.first().map(|(at, _)| *at)
+        let seldom = self.by_time.first().map(|(at, _)| *at);
+        let often = self.often.first().map(|(at, _)| *at);
+        [seldom, often, self.ageing].into_iter().flatten().min()
+    }
+
+    fn watch(&mut self, subject: Often) -> &mut Watch {
+        let (list, at) = match subject {
+            Often::Node(ix) => (&mut self.nodes, ix as usize),
+            Often::Runner(slot) => (&mut self.runners, slot as usize),
+        };
+        if list.len() <= at {
+            let unarmed = Watch {
+                armed: NEVER,
+                touched: false,
+            };
+            list.resize(at + 1, unarmed);
+        }
+        &mut list[at]
+    }
+
+    pub(crate) fn touch(&mut self, subject: Often) {
+        if self.running && !std::mem::replace(&mut self.watch(subject).touched, true) {
+            self.waiting.push_back(subject);
+        }
+    }
+
+    pub(crate) fn touch_seldom(&mut self, due: Due) {
+        if self.running {
+            self.touched.insert(due);
+        }
+    }
+
+    fn next_touched(&mut self) -> Option<Often> {
+        let subject = self.waiting.pop_front()?;
+        self.watch(subject).touched = false;
+        Some(subject)
+    }
+
+    fn arm(&mut self, subject: Often, at: Option<u64>) {
+        let Some(at) = at else {
+            return;
+        };
+        let watch = self.watch(subject);
+        if watch.armed <= at {
+            return;
+        }
+        let before = std::mem::replace(&mut watch.armed, at);
+        if before != NEVER {
+            self.often.remove(&(before, subject));
+        }
+        self.often.insert((at, subject));
     }
 
     fn set(&mut self, due: Due, at: Option<u64>) {
@@ -62,14 +140,22 @@ impl Timers {
         }
     }
 
-    fn pop(&mut self, now: u64) -> Option<Due> {
-        let (at, _) = self.by_time.first()?;
-        if *at > now {
-            return None;
+    /// Whatever is due by now is touched.
+    fn ring(&mut self, now: u64) {
+        while let Some((at, _)) = self.by_time.first()
+            && *at <= now
+            && let Some((_, due)) = self.by_time.pop_first()
+        {
+            self.at.remove(&due);
+            self.touched.insert(due);
         }
-        let (_, due) = self.by_time.pop_first()?;
-        self.at.remove(&due);
-        Some(due)
+        while let Some((at, subject)) = self.often.first().copied()
+            && at <= now
+        {
+            self.often.pop_first();
+            self.watch(subject).armed = NEVER;
+            self.touch(subject);
+        }
     }
 }
 
@@ -102,8 +188,15 @@ impl Fleet {
     }
 
     fn touch_everything(&mut self) {
-        let nodes = self.nodes_by_name.values().copied().map(Due::Node);
-        let runners = self.runners.keys().cloned().map(Due::Runner);
+        self.timers.running = true;
+        for ix in self.nodes_by_name.values() {
+            self.timers.touch(Often::Node(*ix));
+        }
+        for name in self.runners.keys() {
+            if let Some(slot) = self.runners.slot(name) {
+                self.timers.touch(Often::Runner(slot));
+            }
+        }
         let orphans = self.orphans.keys().cloned().map(Due::Orphan);
         let scopes = self.rests.keys().cloned().map(Due::Scope);
         let images = self
@@ -113,24 +206,20 @@ impl Fleet {
             .map(|(image, node)| Due::Image(image, node));
         let credentials = self.budgets.keys().cloned().map(Due::Credential);
         let floors = self.floors.keys().cloned().map(Due::Floor);
-        self.soft.touched.extend(
-            nodes
-                .chain(runners)
-                .chain(orphans)
+        self.timers.touched.extend(
+            orphans
                 .chain(scopes)
                 .chain(images)
                 .chain(credentials)
                 .chain(floors)
-                .chain([Due::Ageing, Due::Retention, Due::Expiry]),
+                .chain([Due::Retention, Due::Expiry]),
         );
     }
 
     /// Everything due or touched, before placing.
-    pub(crate) fn run_timers(&mut self, now: Now, entropy: &mut Entropy, facts: &mut Vec<Fact>) {
-        while let Some(due) = self.timers.pop(now.mono) {
-            self.soft.touched.insert(due);
-        }
-        self.rearm(now, entropy, facts);
+    pub(crate) fn run_timers(&mut self, now: Now, facts: &mut Vec<Fact>) {
+        self.timers.ring(now.mono);
+        self.rearm(now, facts);
         self.ensure_index();
         if self.demand.ageing_ms > 0 {
             self.demand.promote(now.utc);
@@ -138,23 +227,34 @@ impl Fleet {
     }
 
     /// Looks at whatever changed and sets when to look again.
-    pub(crate) fn rearm(&mut self, now: Now, _entropy: &mut Entropy, facts: &mut Vec<Fact>) {
-        while let Some(due) = self.soft.touched.pop_first() {
+    pub(crate) fn rearm(&mut self, now: Now, facts: &mut Vec<Fact>) {
+        loop {
+            while let Some(subject) = self.timers.next_touched() {
+                let next = match subject {
+                    Often::Node(ix) => self.attend_node(now, ix, facts),
+                    Often::Runner(slot) => self
+                        .runners
+                        .at(slot)
+                        .map(|(name, _)| name.clone())
+                        .and_then(|name| self.attend_runner(now, &name, facts)),
+                };
+                self.timers.arm(subject, next);
+            }
+            let Some(due) = self.timers.touched.pop_first() else {
+                break;
+            };
             let next = self.attend(now, &due, facts);
             self.timers.set(due, next);
         }
-        let ageing = self
+        self.timers.ageing = self
             .demand
             .next_promotion()
             .map(|utc| now.mono + utc.saturating_sub(now.utc).max(1));
-        self.timers.set(Due::Ageing, ageing);
     }
 
     fn attend(&mut self, now: Now, due: &Due, facts: &mut Vec<Fact>) -> Option<u64> {
         let mono_of = |utc: u64| now.mono + utc.saturating_sub(now.utc).max(1);
         match due {
-            Due::Node(ix) => self.attend_node(now, *ix, facts),
-            Due::Runner(name) => self.attend_runner(now, name, facts),
             Due::Orphan(name) => {
                 self.owe_deregistration(name);
                 self.soft
@@ -207,7 +307,6 @@ impl Fleet {
                 );
                 None
             }
-            Due::Ageing => None,
             Due::Retention => self.forget_completed(now, facts).map(mono_of),
             Due::Expiry => {
                 self.expire_queued(now, facts);
