@@ -35,7 +35,13 @@ type Measurement = fn() -> Pin<Box<dyn Future<Output = Result<Vec<Row>>>>>;
 /// Every measurement and the figures it gives.
 const MEASUREMENTS: &[(&[&str], Measurement)] = &[
     (
-        &["core_decide_1k", "core_decide_10k", "core_decide_flatness"],
+        &[
+            "core_decide_1k",
+            "core_decide_10k",
+            "core_decide_flatness",
+            "core_step_1k",
+            "core_step_10k",
+        ],
         || Box::pin(async { Ok(core::measure()) }),
     ),
     (&["fair_jain", "fair_light_wait"], || {
