@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    admission::source,
+    admission::{refusal, source},
     capacity::{Capacity, PoolPlan},
-    demand::{GroupIx, GroupKey, TenantIx, UnitIx},
+    demand::{CredentialIx, Demand, GroupIx, GroupKey, Route, TenantIx, UnitIx},
     fact::{Fact, PoolOrigin, RunnerPlaced},
     feasible::PoolIx,
     fleet::{Fleet, NodeIx},
     input::{Defaults, Deregistration, ObservedPhase},
+    labels::Labels,
     model::{
         Admission, Generation, JobId, JobPhase, NodeName, Placement, Pool, PoolName, Priority,
         Resources, RunnerName, RunnerPhase, Scope,
@@ -18,6 +19,7 @@ use crate::{
         Bound, Budget, Drain, Floor, Job, Node, NodeSoft, Observed, Orphan, PoolEntry, Registered,
         Rest, Runner, RunnerSoft, Share,
     },
+    table::Slot,
     timers::{Due, Often},
 };
 
@@ -28,6 +30,17 @@ const GRAVES_KEPT: usize = 4_096;
 
 /// Name of the pool that exists without any configuration.
 pub(crate) const BUILT_IN_POOL: &str = "default";
+
+/// What a runner stands for: which demand, in whose name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stand {
+    pub(crate) pool: Option<PoolIx>,
+    /// `NO_GROUP` without a pool.
+    pub(crate) group: GroupIx,
+    pub(crate) cover: Option<UnitIx>,
+    pub(crate) tenant: Option<TenantIx>,
+    pub(crate) credential: CredentialIx,
+}
 
 impl Fleet {
     /// Changes the state by one fact. Facts of unknown subjects change nothing.
@@ -102,7 +115,7 @@ impl Fleet {
                 });
             }),
             Fact::NodeRemoved { node } => self.apply_node_removed(node),
-            Fact::RunnerPlaced(placed) => self.apply_placed(placed),
+            Fact::RunnerPlaced(placed) => self.apply_placed(placed, None),
             Fact::RunnerRegistered {
                 runner,
                 github_id,
@@ -407,15 +420,21 @@ impl Fleet {
             }),
             None => {
                 self.runs.insert((job.run_id, job.id));
+                let waits = job.phase == JobPhase::Queued;
+                let unit = waits.then(|| self.unit_for(job)).flatten();
                 let entry = Job {
                     seen: Box::new(job.clone()),
                     learnt_at: at,
                     phase_at: at,
                     bound: None,
-                    unit: None,
+                    unit,
                 };
                 self.jobs.insert(job.id, entry);
-                self.list_job(job.id, true);
+                if let Some(unit) = unit {
+                    self.demand.add_job(unit, (job.created_at, job.id), true);
+                } else if !waits {
+                    self.list_job(job.id, true);
+                }
             }
         }
     }
@@ -500,57 +519,30 @@ impl Fleet {
                 self.touch(Due::Retention);
             }
             JobPhase::Queued => {
-                let seen = &job.seen;
-                let Some(signature) = self.labels.signature(&seen.labels) else {
+                let Self {
+                    jobs,
+                    labels,
+                    capacity,
+                    demand,
+                    ..
+                } = self;
+                let Some(job) = jobs.get_mut(&id) else {
                     return;
                 };
-                let name = seen.repository.full_name().to_lowercase();
-                let tenant = self.demand.tenant(&name);
-                self.adopt_share(tenant);
-                let Some(pool) = self.pool_for(id, signature, tenant) else {
-                    return;
-                };
-                let seen = &self.jobs[&id].seen;
-                let shape = self.capacity.shape(signature, pool, &self.labels);
-                let plan = &self.capacity.pools[pool as usize].pool;
-                let group = self.demand.group(&GroupKey {
-                    scope: &seen.scope,
-                    signature,
-                    pool,
-                    credential: &seen.credential,
-                    shape,
-                    priority: plan.priority,
-                });
-                let unit = self.demand.unit(group, tenant);
-                let key = (seen.created_at, id);
-                self.demand.add_job(unit, key, woken);
-                if let Some(job) = self.jobs.get_mut(&id) {
-                    job.unit = Some(unit);
+                job.unit = unit_for(labels, capacity, demand, &job.seen);
+                if let Some(unit) = job.unit {
+                    demand.add_job(unit, (job.seen.created_at, id), woken);
+                    self.adopt_share(self.demand.units[unit as usize].tenant);
                 }
             }
             JobPhase::Waiting | JobPhase::InProgress => {}
         }
     }
 
-    fn pool_for(&mut self, id: JobId, signature: u32, tenant: TenantIx) -> Option<PoolIx> {
-        let seen = &self.jobs.get(&id)?.seen;
-        let source = source(&seen.origin, &seen.repository);
-        let private = seen.repository.private == Some(true);
-        let key = (signature, tenant, source as u8 * 2 + u8::from(private));
-        if let Some(known) = self.demand.pools.get(&key) {
-            return *known;
-        }
-        let signature = self.labels.get(signature);
-        let found = self
-            .capacity
-            .pools
-            .iter()
-            .position(|plan| {
-                crate::admission::refusal(&plan.pool, signature, &seen.repository, source).is_none()
-            })
-            .map(|ix| ix as PoolIx);
-        self.demand.pools.insert(key, found);
-        found
+    fn unit_for(&mut self, seen: &crate::input::JobSeen) -> Option<UnitIx> {
+        let unit = unit_for(&mut self.labels, &mut self.capacity, &mut self.demand, seen)?;
+        self.adopt_share(self.demand.units[unit as usize].tenant);
+        Some(unit)
     }
 
     fn drop_job(&mut self, id: JobId) {
@@ -767,7 +759,8 @@ impl Fleet {
 
     // Runners.
 
-    fn apply_placed(&mut self, placed: &RunnerPlaced) {
+    /// `stand`: the demand it is placed for, when that is known already.
+    pub(crate) fn apply_placed(&mut self, placed: &RunnerPlaced, stand: Option<Stand>) {
         self.ensure_index();
         let Some(ix) = self.node_ix(&placed.node) else {
             return;
@@ -804,7 +797,7 @@ impl Fleet {
         self.relist(ix);
         self.owe_intent(ix);
         self.runners.insert(placed.runner.clone(), runner);
-        self.attach_runner(&placed.runner);
+        self.attach_runner(&placed.runner, stand);
         let runner = &self.runners[&placed.runner];
         let (unit, charged) = (runner.cover, runner.charged);
         if let Some(tenant) = charged {
@@ -815,55 +808,75 @@ impl Fleet {
         self.touch_runner(&placed.runner);
     }
 
-    /// Finds the demand a runner stands for. Not counted yet.
-    fn attach_runner(&mut self, name: &RunnerName) {
-        let Some(runner) = self.runners.get(name) else {
+    /// Finds the demand a runner stands for, and counts it in its pool and among
+    /// the reservations. Not supply yet.
+    fn attach_runner(&mut self, name: &RunnerName, stand: Option<Stand>) {
+        let Some(slot) = self.runners.slot(name) else {
             return;
         };
+        let stand = match stand {
+            Some(known) => {
+                debug_assert_eq!(Some(known), self.stand_of(slot));
+                known
+            }
+            None => match self.stand_of(slot) {
+                Some(found) => found,
+                None => return,
+            },
+        };
+        if let Some(pool) = stand.pool {
+            self.capacity.pools[pool as usize].live += 1;
+        }
+        let Some(runner) = self.runners.at_mut(slot) else {
+            return;
+        };
+        runner.group = stand.group;
+        runner.cover = stand.cover;
+        runner.counted = false;
+        runner.charged = stand.tenant;
+        if runner.awaits_registration() {
+            self.demand.credentials[stand.credential as usize].reserved += 1;
+        }
+    }
+
+    fn stand_of(&mut self, slot: Slot) -> Option<Stand> {
+        let (_, runner) = self.runners.at(slot)?;
         let placed = &runner.placed;
-        let pool = self.capacity.pool_ix.get(&placed.pool).copied();
-        let signature = self.labels.signature(&placed.labels);
         let tenant = placed
             .repository
             .as_ref()
-            .map(|name| name.to_lowercase())
-            .map(|name| self.demand.tenant(&name));
-        if let Some(tenant) = tenant {
-            self.adopt_share(tenant);
-        }
-        let Some(runner) = self.runners.get(name) else {
-            return;
-        };
-        let placed = &runner.placed;
-        let group = match (pool, signature) {
+            .map(|name| self.demand.tenant(&name.to_lowercase()));
+        let credential = self.demand.credential(&placed.credential);
+        let pool = self.capacity.pool_ix.get(&placed.pool).copied();
+        let signature = self.labels.signature(&placed.labels);
+        let (pool, group) = match (pool, signature) {
             (Some(pool), Some(signature)) => {
                 let shape = self.capacity.shape(signature, pool, &self.labels);
-                let plan = &mut self.capacity.pools[pool as usize];
-                plan.live += 1;
-                Some(self.demand.group(&GroupKey {
+                let group = self.demand.group(&GroupKey {
                     scope: &placed.scope,
                     signature,
                     pool,
                     credential: &placed.credential,
                     shape,
-                    priority: plan.pool.priority,
-                }))
+                    priority: self.capacity.pools[pool as usize].pool.priority,
+                });
+                (Some(pool), group)
             }
-            _ => None,
+            _ => (None, NO_GROUP),
         };
-        let cover = group
-            .zip(tenant)
-            .map(|(group, tenant)| self.demand.unit(group, tenant));
-        let credential = self.demand.credential(&placed.credential);
-        if runner.awaits_registration() {
-            self.demand.credentials[credential as usize].reserved += 1;
+        let cover = tenant
+            .filter(|_| pool.is_some())
+            .map(|tenant| self.demand.unit(group, tenant));
+        if let Some(tenant) = tenant {
+            self.adopt_share(tenant);
         }
-        if let Some(runner) = self.runners.get_mut(name) {
-            runner.group = group.unwrap_or(NO_GROUP);
-            runner.cover = cover;
-            runner.counted = false;
-            runner.charged = tenant;
-        }
+        Some(Stand {
+            pool,
+            group,
+            cover,
+            tenant,
+            credential,
+        })
     }
 
     /// Counts the runner as supply exactly while it is.
@@ -1140,7 +1153,7 @@ impl Fleet {
         let names: Vec<RunnerName> = self.runners.keys().cloned().collect();
         for name in names {
             let charged = self.runners[&name].charged;
-            self.attach_runner(&name);
+            self.attach_runner(&name, None);
             if let Some(runner) = self.runners.get_mut(&name) {
                 // Who pays was settled when GitHub named the job.
                 runner.charged = match runner.job.and_then(|id| self.jobs.get(&id)) {
@@ -1288,6 +1301,49 @@ impl Fleet {
     pub(crate) fn unit_of(&self, job: &Job) -> Option<UnitIx> {
         job.unit.filter(|_| !self.stale)
     }
+}
+
+/// The queue a job waits in; `None` when no pool serves it. Found by its route
+/// after the first job that came the same way.
+fn unit_for(
+    labels: &mut Labels,
+    capacity: &mut Capacity,
+    demand: &mut Demand,
+    seen: &crate::input::JobSeen,
+) -> Option<UnitIx> {
+    let signature = labels.signature(&seen.labels)?;
+    let name = seen.repository.full_name().to_lowercase();
+    let source = source(&seen.origin, &seen.repository);
+    let route = Route {
+        tenant: demand.tenant(&name),
+        signature,
+        scope: demand.scope(&seen.scope),
+        credential: demand.credential(&seen.credential),
+        admission: source as u8 * 2 + u8::from(seen.repository.private == Some(true)),
+    };
+    if let Some(known) = demand.routes.get(&route) {
+        return *known;
+    }
+    let asked = labels.get(signature);
+    let pool = capacity
+        .pools
+        .iter()
+        .position(|plan| refusal(&plan.pool, asked, &seen.repository, source).is_none());
+    let unit = pool.map(|ix| {
+        let pool = ix as PoolIx;
+        let shape = capacity.shape(signature, pool, labels);
+        let group = demand.group(&GroupKey {
+            scope: &seen.scope,
+            signature,
+            pool,
+            credential: &seen.credential,
+            shape,
+            priority: capacity.pools[ix].pool.priority,
+        });
+        demand.unit(group, route.tenant)
+    });
+    demand.routes.insert(route, unit);
+    unit
 }
 
 /// A runner whose pool is gone stands for no demand.

@@ -103,7 +103,11 @@ impl Fleet {
                     job.started_at = None;
                 }
                 self.fill_origin(&mut job);
+                let waits = job.phase < JobPhase::InProgress;
                 self.emit(Fact::JobLearnt { job, at: now.utc }, facts);
+                if waits {
+                    return;
+                }
             }
             Some(known) if seen.attempt < known.attempt => return,
             Some(known) if seen.attempt > known.attempt => {

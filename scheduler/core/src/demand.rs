@@ -233,12 +233,22 @@ pub(crate) struct Demand {
     /// Owners with units listed in a band, by virtual time.
     order: [BTreeSet<(u64, OwnerIx)>; BANDS],
     promotions: BTreeSet<(UtcMillis, UnitIx)>,
-    /// Which pool serves (signature, repository, visibility and source).
-    pub(crate) pools: Table<(SignatureIx, TenantIx, u8), Option<PoolIx>>,
+    pub(crate) routes: Table<Route, Option<UnitIx>>,
     pub(crate) floors: Vec<GroupIx>,
     /// Scopes whose surplus must be shared anew.
     lending: BTreeSet<ScopeIx>,
     pub(crate) ageing_ms: u64,
+}
+
+/// All of a job that decides in which queue it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Route {
+    pub(crate) tenant: TenantIx,
+    pub(crate) signature: SignatureIx,
+    pub(crate) scope: ScopeIx,
+    pub(crate) credential: CredentialIx,
+    /// Visibility of the repository and source of the code.
+    pub(crate) admission: u8,
 }
 
 /// What a group is made from.

@@ -1,11 +1,13 @@
 //! Puts runners on nodes while somebody waits and somewhere is room.
 
 use crate::{
+    apply::Stand,
+    demand::{GroupIx, TenantIx, UnitIx},
     entropy::Entropy,
     fact::{Fact, RunnerPlaced},
     feasible::{ShapeIx, clamp},
     fleet::Fleet,
-    model::{Now, PoolName, Resources, RunnerName},
+    model::{JobId, Now, PoolName, Resources, RunnerName},
 };
 
 /// GitHub refuses longer names (not documented; facts.md 1.4).
@@ -13,9 +15,9 @@ const LONGEST_NAME: usize = 64;
 
 /// What a new runner is for.
 struct Need {
-    group: u32,
-    /// Oldest waiting job and its repository; `None` for an idle floor.
-    job: Option<(crate::model::JobId, u32)>,
+    group: GroupIx,
+    /// Oldest waiting job, its queue and its repository; `None` for an idle floor.
+    job: Option<(JobId, UnitIx, TenantIx)>,
 }
 
 impl Fleet {
@@ -37,13 +39,13 @@ impl Fleet {
             let picked = self.demand.pick(&capacity.roomy, |shape| {
                 capacity.pools[capacity.shapes[shape as usize].pool as usize].has_room()
             });
-            let Some(unit) = picked else {
+            let Some(ix) = picked else {
                 break;
             };
-            let unit = &self.demand.units[unit as usize];
+            let unit = &self.demand.units[ix as usize];
             let need = Need {
                 group: unit.group,
-                job: unit.jobs.first().map(|(_, job)| (*job, unit.tenant)),
+                job: unit.jobs.first().map(|(_, job)| (*job, ix, unit.tenant)),
             };
             if !self.place(now, entropy, &need, facts) {
                 break;
@@ -133,18 +135,27 @@ impl Fleet {
             lifetime_ms: plan.lifetime.as_millis() as u64,
             traceparent: need
                 .job
-                .and_then(|(job, _)| self.jobs.get(&job))
+                .and_then(|(job, ..)| self.jobs.get(&job))
                 .and_then(|job| job.seen.traceparent.clone()),
-            job: need.job.map(|(job, _)| job),
+            job: need.job.map(|(job, ..)| job),
             repository: need
                 .job
-                .map(|(_, tenant)| self.demand.tenants[tenant as usize].account.name.clone()),
+                .map(|(.., tenant)| self.demand.tenants[tenant as usize].account.name.clone()),
             generation: self.next_generation(ix),
             at: now.utc,
         };
         let available = &mut self.demand.credentials[credential as usize].available;
         *available = available.saturating_sub(1);
-        self.emit(Fact::RunnerPlaced(Box::new(placed)), facts);
+        let stand = Stand {
+            pool: Some(group.pool),
+            group: need.group,
+            cover: need.job.map(|(_, unit, _)| unit),
+            tenant: need.job.map(|(.., tenant)| tenant),
+            credential,
+        };
+        // As `apply` would, but what it stands for is not looked up again.
+        self.apply_placed(&placed, Some(stand));
+        facts.push(Fact::RunnerPlaced(Box::new(placed)));
         self.settle_lending();
         true
     }
