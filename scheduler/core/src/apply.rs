@@ -346,11 +346,10 @@ impl Fleet {
             }
             Fact::RepositoryGone { id, full_name } => self.apply_repository_gone(*id, full_name),
             Fact::ForeignSeen { node, runners } => {
-                let estimate = self.defaults.resources;
                 if let Some(ix) = self.change_node(node, |node| {
                     node.foreign = runners.clone();
                 }) {
-                    self.recount_node(ix, estimate);
+                    self.recount_node(ix);
                     self.relist(ix);
                 }
             }
@@ -675,11 +674,10 @@ impl Fleet {
     }
 
     fn change_capability(&mut self, ix: NodeIx, capability: &crate::model::Capability) {
-        let estimate = self.defaults.resources;
         if let Some(node) = &mut self.nodes[ix as usize] {
             node.capability = capability.clone();
         }
-        self.recount_node(ix, estimate);
+        self.recount_node(ix);
         self.reclass(ix);
     }
 
@@ -730,10 +728,18 @@ impl Fleet {
     }
 
     /// Adds up what the runners on a node hold.
-    fn recount_node(&mut self, ix: NodeIx, foreign: Resources) {
-        let Some(node) = &mut self.nodes[ix as usize] else {
-            return;
-        };
+    fn recount_node(&mut self, ix: NodeIx) {
+        let held = self.nodes[ix as usize]
+            .as_ref()
+            .map(|node| self.held_on(node));
+        if let (Some(node), Some(held)) = (&mut self.nodes[ix as usize], held) {
+            node.used = held;
+        }
+    }
+
+    /// What its runners hold, and by estimate its foreign ones.
+    pub(crate) fn held_on(&self, node: &Node) -> Resources {
+        let foreign = self.defaults.resources;
         let strangers = node.foreign.len() as u64;
         let mut used = Resources {
             cpu_millis: (u64::from(foreign.cpu_millis) * strangers).min(u64::from(u32::MAX)) as u32,
@@ -745,7 +751,7 @@ impl Fleet {
                 add(&mut used, runner.placed.resources);
             }
         }
-        node.used = used;
+        used
     }
 
     /// Its intent changed.
@@ -781,6 +787,7 @@ impl Fleet {
             cover: None,
             counted: false,
             charged: None,
+            node: ix,
             soft: RunnerSoft {
                 order: self.soft.orders,
                 ..RunnerSoft::default()
@@ -884,9 +891,7 @@ impl Fleet {
         let Some(runner) = self.runners.get(name) else {
             return;
         };
-        let reachable = self
-            .node(&runner.placed.node)
-            .is_some_and(Node::is_reachable);
+        let reachable = self.node_of(runner).is_some_and(Node::is_reachable);
         let counts = runner.group != NO_GROUP && reachable && runner.is_supply();
         if counts == runner.counted {
             return;
@@ -918,11 +923,10 @@ impl Fleet {
         change(runner);
         let awaits = runner.awaits_registration();
         let stops = runner.stopping.is_some();
-        let node = runner.placed.node.clone();
+        let ix = runner.node;
         if awaited != awaits {
-            let credential = runner.placed.credential.clone();
-            let ix = self.demand.credential(&credential);
-            let entry = &mut self.demand.credentials[ix as usize];
+            let credential = self.demand.credential(&runner.placed.credential);
+            let entry = &mut self.demand.credentials[credential as usize];
             if awaits {
                 entry.reserved += 1;
             } else {
@@ -930,10 +934,7 @@ impl Fleet {
             }
         }
         self.recount(name);
-        if intent
-            && (was || stops)
-            && let Some(ix) = self.node_ix(&node)
-        {
+        if intent && (was || stops) {
             self.bump(ix);
             let generation = self.nodes[ix as usize]
                 .as_ref()
@@ -1006,18 +1007,20 @@ impl Fleet {
         if let Some(pool) = self.capacity.pool_ix.get(&runner.placed.pool) {
             self.capacity.pools[*pool as usize].live -= 1;
         }
-        if let Some(ix) = self.node_ix(&runner.placed.node) {
-            let estimate = self.defaults.resources;
-            if let Some(node) = &mut self.nodes[ix as usize] {
-                node.runners.remove(name);
-                for uuid in &runner.placed.gpu_uuids {
-                    node.leases.remove(uuid);
-                }
+        let ix = runner.node;
+        let mut exact = true;
+        if let Some(node) = &mut self.nodes[ix as usize] {
+            node.runners.remove(name);
+            for uuid in &runner.placed.gpu_uuids {
+                node.leases.remove(uuid);
             }
-            self.recount_node(ix, estimate);
-            self.relist(ix);
-            self.bump(ix);
+            exact = take(&mut node.used, runner.placed.resources);
         }
+        if !exact {
+            self.recount_node(ix);
+        }
+        self.relist(ix);
+        self.bump(ix);
         if deregister {
             self.orphans.insert(
                 name.clone(),
@@ -1142,11 +1145,10 @@ impl Fleet {
             let ix = self.demand.scope(scope);
             self.demand.set_resting(ix, rest.resting);
         }
-        let estimate = self.defaults.resources;
         for ix in 0..self.nodes.len() as NodeIx {
             if let Some(node) = &mut self.nodes[ix as usize] {
                 node.fits.clear();
-                self.recount_node(ix, estimate);
+                self.recount_node(ix);
                 self.reclass(ix);
             }
         }
@@ -1375,6 +1377,15 @@ fn add(sum: &mut Resources, more: Resources) {
     sum.cpu_millis = sum.cpu_millis.saturating_add(more.cpu_millis);
     sum.memory_bytes = sum.memory_bytes.saturating_add(more.memory_bytes);
     sum.gpus = sum.gpus.saturating_add(more.gpus);
+}
+
+/// What is left after one of those added leaves; false when the sum was cut off.
+fn take(sum: &mut Resources, less: Resources) -> bool {
+    let exact = sum.cpu_millis < u32::MAX && sum.memory_bytes < u64::MAX && sum.gpus < u32::MAX;
+    sum.cpu_millis = sum.cpu_millis.saturating_sub(less.cpu_millis);
+    sum.memory_bytes = sum.memory_bytes.saturating_sub(less.memory_bytes);
+    sum.gpus = sum.gpus.saturating_sub(less.gpus);
+    exact
 }
 
 /// A pool's own idle floor stands where its runners could serve: in organisations

@@ -285,6 +285,11 @@ impl Fleet {
         self.nodes[self.node_ix(name)? as usize].as_ref()
     }
 
+    /// The node a runner of ours is on.
+    pub(crate) fn node_of(&self, runner: &Runner) -> Option<&Node> {
+        self.nodes.get(runner.node as usize)?.as_ref()
+    }
+
     /// Ordered by name; the built-in pool among them.
     pub fn pools(&self) -> impl Iterator<Item = &PoolEntry> {
         self.pools.values()

@@ -59,6 +59,9 @@ impl Fleet {
             if runner.name() != name {
                 breaches.push(format!("{name} is filed under another name"));
             }
+            if self.node_ix(&runner.placed.node) != Some(runner.node) {
+                breaches.push(format!("{name} carries another node's number"));
+            }
             match self.node(&runner.placed.node) {
                 None => breaches.push(format!("{name} is on a node nobody knows")),
                 Some(node) if !node.runners.contains(name) => {
@@ -83,6 +86,9 @@ impl Fleet {
         let mut listed = 0;
         for (ix, node) in self.nodes.iter().enumerate() {
             let Some(node) = node else { continue };
+            if node.used != self.held_on(node) {
+                breaches.push(format!("{} miscounts what its runners hold", node.name));
+            }
             for (request, wanted) in self.capacity.requests.iter().enumerate() {
                 let fits = if node.takes_new_runners() {
                     crate::feasible::fits(*wanted, node)

@@ -7,6 +7,7 @@ use crate::{
     fleet::{Fleet, NodeIx},
     model::{CredentialName, NodeName, RunnerName, Scope},
     state::{Node, Runner},
+    table::Table,
 };
 
 /// Registration calls in flight per credential.
@@ -18,7 +19,7 @@ const CALM_AFTER: u32 = 8;
 pub(crate) struct Owed {
     registers: BTreeMap<RunnerName, Effect>,
     deregisters: BTreeMap<RunnerName, Effect>,
-    intents: BTreeMap<NodeName, Effect>,
+    intents: Table<NodeName, Effect>,
     /// Registrations owed per credential in order of placement; the first few are offered.
     queues: BTreeMap<CredentialName, BTreeSet<(u64, RunnerName)>>,
     /// Soft: registrations still to be answered one by one after a secondary limit.

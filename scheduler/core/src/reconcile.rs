@@ -188,7 +188,7 @@ impl Fleet {
             let known = self
                 .runners
                 .get_mut(&seen.name)
-                .filter(|runner| runner.placed.node == report.node);
+                .filter(|runner| runner.node == ix);
             if let Some(runner) = known {
                 runner.soft.missing_since = None;
                 mentioned.push(&seen.name);

@@ -9,6 +9,7 @@ use crate::{
     demand::{GroupIx, UnitIx},
     fact::{PoolOrigin, RunnerPlaced, StopReason},
     feasible::ClassIx,
+    fleet::NodeIx,
     input::{Deregistration, JobSeen, ObservedPhase},
     model::{
         Capability, Condition, CredentialName, Generation, JobId, JobPhase, NodeName, Pool,
@@ -178,6 +179,8 @@ pub struct Runner {
     pub job: Option<JobId>,
     pub stopping: Option<(StopReason, UtcMillis)>,
     pub deregistered: Option<(Deregistration, UtcMillis)>,
+    /// Derived: its node's number; the same as long as it lives.
+    pub(crate) node: NodeIx,
     /// Derived: the demand it stands for, and whether it counts as supply now.
     pub(crate) group: GroupIx,
     pub(crate) cover: Option<UnitIx>,

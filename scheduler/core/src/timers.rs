@@ -388,9 +388,7 @@ impl Fleet {
             }
             return Some(next.min(mono_of(limit)));
         }
-        let reachable = self
-            .node(&runner.placed.node)
-            .is_some_and(|node| node.is_reachable());
+        let reachable = self.node_of(runner).is_some_and(|node| node.is_reachable());
         let quiet = runner.job.is_none() && !runner.has_worker();
         if quiet && self.is_unwanted(runner) {
             self.stop(now, name, StopReason::Surplus, facts);
@@ -433,7 +431,7 @@ impl Fleet {
             return true;
         }
         if self
-            .node(&runner.placed.node)
+            .node_of(runner)
             .is_some_and(|node| node.draining.is_some())
         {
             return true;
