@@ -202,7 +202,8 @@ impl GitHub {
     /// when nothing we hold reaches it. May ask GitHub the first time.
     pub async fn resolve(&self, owner: &str, name: &str) -> Option<(Scope, CredentialName)> {
         let route = self.inner.route(owner, name).await?;
-        Some((route.scope, route.credential))
+        let exists = self.inner.exists(owner, name).await;
+        exists.then_some((route.scope, route.credential))
     }
 
     /// Jobs remembered from before the start: those that vanished from GitHub's
@@ -395,6 +396,16 @@ impl Inner {
             }
         }
         route
+    }
+
+    /// False only where GitHub plainly said so: an organisation's route says
+    /// nothing about one repository. While GitHub does not answer, it is believed.
+    async fn exists(&self, owner: &str, name: &str) -> bool {
+        if lock(&self.directory).watched(owner, name).is_some() {
+            return true;
+        }
+        let found = tokio::time::timeout(LOOKUP_TIMEOUT, discovery::find(self, owner, name)).await;
+        !matches!(found, Ok(Ok(false)))
     }
 
     /// The identity that registers in a scope: the named one, or the one that

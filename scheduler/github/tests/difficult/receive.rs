@@ -113,6 +113,21 @@ async fn a_queued_job_of_a_repository_not_listed_yet_is_routed_by_one_look_up() 
 }
 
 #[tokio::test]
+async fn a_repository_that_is_not_there_has_no_route_though_its_owner_has_one() {
+    let world = World::default();
+    world.set("/repos/mona/web", repository(1, "mona/web"));
+    let fake = world.serve().await;
+    let github = hooked(&fake);
+    assert!(github.resolve("mona", "web").await.is_some());
+    assert_eq!(github.resolve("mona", "none").await, None);
+    world.break_with("/repos/mona/", Say::new(500, json!({"message": "oops"})));
+    assert!(
+        github.resolve("mona", "other").await.is_some(),
+        "a GitHub in trouble has not said that it is not there"
+    );
+}
+
+#[tokio::test]
 async fn the_origin_of_a_run_is_remembered_for_its_jobs() {
     let fake = knowing_one().await;
     let github = hooked(&fake);

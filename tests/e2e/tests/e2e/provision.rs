@@ -50,7 +50,11 @@ async fn provisioned_runners_wait_for_work_and_take_it() {
 #[tokio::test]
 async fn what_cannot_be_provisioned_is_said_at_once() {
     let rig = Rig::start(Settings::default()).await;
-    for missing in [["--repo", "nobody/none"], ["--pool", "no-such-pool"]] {
+    for missing in [
+        ["--repo", "nobody/none"],
+        ["--repo", "acme/none"],
+        ["--pool", "no-such-pool"],
+    ] {
         let output = rig
             .cli(&[&["runner", "provision"], &missing[..]].concat())
             .await;
