@@ -19,7 +19,7 @@ pub struct FactBatch {
 pub struct Fact {
     #[prost(
         oneof = "fact::Kind",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42"
     )]
     pub kind: ::core::option::Option<fact::Kind>,
 }
@@ -107,6 +107,10 @@ pub mod fact {
         ShareServed(super::ShareServed),
         #[prost(message, tag = "40")]
         IntentNumbered(super::IntentNumbered),
+        #[prost(message, tag = "41")]
+        DemandRests(super::DemandRests),
+        #[prost(message, tag = "42")]
+        DemandCleared(super::DemandCleared),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -662,6 +666,28 @@ pub struct ScopeRests {
 pub struct ScopeCleared {
     #[prost(message, optional, tag = "1")]
     pub scope: ::core::option::Option<Scope>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DemandRests {
+    #[prost(message, optional, tag = "1")]
+    pub scope: ::core::option::Option<Scope>,
+    #[prost(string, tag = "2")]
+    pub repository: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "4")]
+    pub until_ms: u64,
+    #[prost(uint32, tag = "5")]
+    pub runners: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DemandCleared {
+    #[prost(message, optional, tag = "1")]
+    pub scope: ::core::option::Option<Scope>,
+    #[prost(string, tag = "2")]
+    pub repository: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub labels: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FloorSet {

@@ -2,6 +2,7 @@
 
 use crate::{
     explain::{Reason, ReasonCode},
+    input::JobSeen,
     labels::Signature,
     model::{Admission, Origin, Pool, Repository},
 };
@@ -107,6 +108,15 @@ pub(crate) fn refusal(
             "nothing: the next sweep or workflow_run event says it".to_owned(),
         ),
     }
+}
+
+/// The pool serves it only because a private repository takes no pull requests
+/// from strangers: where this run's code comes from is not known.
+pub(crate) fn admits_unseen(pool: &Pool, seen: &JobSeen) -> bool {
+    let strict = pool.profile == "strict";
+    source(&seen.origin, &seen.repository) == Source::Unknown
+        && seen.repository.private == Some(true)
+        && !allows(pool.fork_pull_requests, strict)
 }
 
 fn allows(policy: Admission, strict: bool) -> bool {

@@ -21,6 +21,7 @@ use crate::{
     },
     table::Slot,
     timers::{Due, Often},
+    unassigned::{DemandKey, InVain, MOST_IN_VAIN},
 };
 
 /// Jobs forgotten lately, remembered by id against late echoes.
@@ -256,6 +257,32 @@ impl Fleet {
                 self.rests.remove(scope);
                 let ix = self.demand.scope(scope);
                 self.demand.set_resting(ix, false);
+            }
+            Fact::DemandRests {
+                scope,
+                repository,
+                labels,
+                until,
+                runners,
+            } => {
+                let key = (scope.clone(), repository.clone(), labels.clone());
+                let rest = InVain {
+                    runners: *runners,
+                    until: *until,
+                    resting: *runners >= MOST_IN_VAIN,
+                };
+                self.in_vain.insert(key.clone(), rest);
+                self.relist_demand(&key);
+                self.touch(Due::Demand(key));
+            }
+            Fact::DemandCleared {
+                scope,
+                repository,
+                labels,
+            } => {
+                let key = (scope.clone(), repository.clone(), labels.clone());
+                self.in_vain.remove(&key);
+                self.relist_demand(&key);
             }
             Fact::FloorSet {
                 scope,
@@ -518,6 +545,9 @@ impl Fleet {
                 self.touch(Due::Retention);
             }
             JobPhase::Queued => {
+                if self.demand_rests(&job.seen) {
+                    return;
+                }
                 let Self {
                     jobs,
                     labels,
@@ -538,7 +568,24 @@ impl Fleet {
         }
     }
 
+    /// The jobs of a demand whose rest began or ended. Rare.
+    pub(crate) fn relist_demand(&mut self, key: &DemandKey) {
+        self.ensure_index();
+        for id in self.jobs_of(key) {
+            if let Some(job) = self.jobs.get_mut(&id)
+                && let Some(unit) = job.unit.take()
+            {
+                let place = (job.seen.created_at, id);
+                self.demand.remove_job(unit, place);
+            }
+            self.list_job(id, false);
+        }
+    }
+
     fn unit_for(&mut self, seen: &crate::input::JobSeen) -> Option<UnitIx> {
+        if self.demand_rests(seen) {
+            return None;
+        }
         let unit = unit_for(&mut self.labels, &mut self.capacity, &mut self.demand, seen)?;
         self.adopt_share(self.demand.units[unit as usize].tenant);
         Some(unit)

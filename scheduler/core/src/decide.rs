@@ -30,7 +30,7 @@ impl Fleet {
                 },
                 facts,
             ),
-            Input::RunSeen { run_id, origin } => self.run_seen(*run_id, origin, facts),
+            Input::RunSeen { run_id, origin } => self.run_seen(now, *run_id, origin, facts),
             Input::NodeAttached(attached) => self.node_attached(now, attached, facts),
             Input::NodeReported(report) => self.node_reported(now, entropy, report, facts),
             Input::NodeLost { node, session } => self.node_lost(node, *session),
@@ -116,7 +116,9 @@ impl Fleet {
                 self.emit(Fact::JobLearnt { job, at: now.utc }, facts);
             }
             Some(known) => {
+                let origin = known.origin.clone();
                 if let Some(fields) = learnt_fields(known, seen) {
+                    let origin_learnt = fields.origin != origin;
                     self.emit(
                         Fact::JobLearnt {
                             job: Box::new(fields),
@@ -124,6 +126,9 @@ impl Fleet {
                         },
                         facts,
                     );
+                    if origin_learnt {
+                        self.check_taken(now, id, facts);
+                    }
                 }
                 let known = &self.jobs[&id].seen;
                 let conclusion = seen.conclusion.clone().or_else(|| known.conclusion.clone());
@@ -174,7 +179,19 @@ impl Fleet {
             },
             facts,
         );
+        if ours {
+            self.note_assigned(id, facts);
+        }
         self.check_admitted(now, id, &runner, facts);
+    }
+
+    /// A private repository's job is served before its origin is known: what is
+    /// learnt afterwards counts all the same.
+    fn check_taken(&mut self, now: Now, id: JobId, facts: &mut Vec<Fact>) {
+        let taker = self.jobs.get(&id).and_then(|job| job.bound.as_ref());
+        if let Some(runner) = taker.map(|bound| bound.runner.clone()) {
+            self.check_admitted(now, id, &runner, facts);
+        }
     }
 
     /// GitHub may hand a runner a job its pool does not admit: it is stopped.
@@ -218,7 +235,7 @@ impl Fleet {
         }
     }
 
-    fn run_seen(&mut self, run: u64, origin: &Origin, facts: &mut Vec<Fact>) {
+    fn run_seen(&mut self, now: Now, run: u64, origin: &Origin, facts: &mut Vec<Fact>) {
         let known: Vec<JobId> = self
             .runs
             .range((run, JobId(0))..=(run, JobId(u64::MAX)))
@@ -237,6 +254,7 @@ impl Fleet {
                     },
                     facts,
                 );
+                self.check_taken(now, job, facts);
             }
         }
         self.soft.origins.insert(run, origin.clone());

@@ -14,6 +14,7 @@ impl Fleet {
     pub(crate) fn command(&mut self, now: Now, command: &Command, facts: &mut Vec<Fact>) {
         match command {
             Command::StartAutoscaler { max_runners, image } => {
+                self.forget_in_vain(facts);
                 let same = self.autoscaler.running
                     && self.autoscaler.at.is_some()
                     && self.autoscaler.max_runners == *max_runners

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    admission::{refusal, source},
+    admission::{admits_unseen, refusal, source},
     feasible::{clamp, grants, proven_labels, request},
     fleet::Fleet,
     labels::{Signature, is_gpu},
-    model::{JobId, JobPhase, NodeName, Now, Pool, PoolName, Resources, UtcMillis},
+    model::{JobId, JobPhase, NodeName, Now, Pool, PoolName, Resources, Scope, UtcMillis},
+    reconcile::{is_engine, is_refusal},
     state::{Job, Node},
 };
 
@@ -50,6 +51,8 @@ pub enum ReasonCode {
     Unreachable,
     NodeCondition,
     MissingProperty,
+    /// The runner program ended before it listened; the image is not at fault.
+    RunnerRefused,
     ImageUnavailable,
     NoPool,
     RepositoryNotAdmitted,
@@ -62,6 +65,8 @@ pub enum ReasonCode {
     RateLimited,
     CredentialProblem,
     ScopeResting,
+    /// Runners idled out beside the waiting job: GitHub gives it to none of them.
+    GithubDoesNotAssign,
     WaitsItsTurn,
 }
 
@@ -83,6 +88,7 @@ impl ReasonCode {
             Self::Unreachable => "unreachable",
             Self::NodeCondition => "node_condition",
             Self::MissingProperty => "missing_property",
+            Self::RunnerRefused => "runner_refused",
             Self::ImageUnavailable => "image_unavailable",
             Self::NoPool => "no_pool",
             Self::RepositoryNotAdmitted => "repository_not_admitted",
@@ -95,6 +101,7 @@ impl ReasonCode {
             Self::RateLimited => "rate_limited",
             Self::CredentialProblem => "credential_problem",
             Self::ScopeResting => "scope_resting",
+            Self::GithubDoesNotAssign => "github_does_not_assign",
             Self::WaitsItsTurn => "waits_its_turn",
         }
     }
@@ -166,10 +173,20 @@ impl Fleet {
             ReasonCode::ScopeResting | ReasonCode::CredentialProblem => {
                 self.rests.get(&job.seen.scope).map(|rest| rest.until)
             }
+            ReasonCode::GithubDoesNotAssign => self
+                .waited_in_vain(&job.seen, now.utc)
+                .map(|rest| rest.until),
             _ => None,
         };
         explanation.not_before = not_before;
-        Some(explanation.because(deciding))
+        let mut explanation = explanation.because(deciding);
+        if serving.is_some_and(|pool| admits_unseen(&pool, &job.seen)) {
+            explanation.summary.push_str(
+                "; the repository is private, so it is served although GitHub has not said yet \
+                 where the code of this run comes from",
+            );
+        }
+        Some(explanation)
     }
 
     /// The one reason that answers first: what would have to change before any
@@ -238,6 +255,9 @@ impl Fleet {
                 .find(|reason| reason.code != ReasonCode::MissingLabel)
                 .cloned()
                 .unwrap_or_else(|| self.never(signature, explanation));
+        }
+        if let Some(reason) = self.not_assigned(job, pool, now) {
+            return reason;
         }
         if let Some(rest) = self.rests.get(&job.seen.scope)
             && rest.until > now.utc
@@ -333,6 +353,40 @@ impl Fleet {
         ))
     }
 
+    /// GitHub had runners for it and gave it to none of them.
+    fn not_assigned(&self, job: &Job, pool: &Pool, now: Now) -> Option<Reason> {
+        let rest = self.waited_in_vain(&job.seen, now.utc)?;
+        let repository = job.seen.repository.full_name();
+        let next_step = match &job.seen.scope {
+            Scope::Repository { .. } => format!(
+                "check at GitHub that {repository} may use self-hosted runners and that its \
+                 runners are listed under Settings, Actions, Runners; then: longshore runner start"
+            ),
+            scope => {
+                let group = pool.runner_group.as_deref().unwrap_or("Default");
+                let public = if job.seen.repository.private == Some(true) {
+                    ""
+                } else {
+                    " and, as the repository is public, turn on \"Allow public repositories\" \
+                     (allows_public_repositories)"
+                };
+                format!(
+                    "in the runner group {group} of {scope} give {repository} repository \
+                     access{public}; then: longshore runner start"
+                )
+            }
+        };
+        Some(Reason::new(
+            ReasonCode::GithubDoesNotAssign,
+            format!(
+                "{} runners in a row for {} with these labels ended idle while this job stayed \
+                 queued: GitHub does not assign it to them",
+                rest.runners, job.seen.scope
+            ),
+            next_step,
+        ))
+    }
+
     fn never(&self, signature: &Signature, explanation: &Explanation) -> Reason {
         let missing = self.missing_label(&signature.labels);
         if let Some(label) = missing {
@@ -414,7 +468,14 @@ impl Fleet {
     ) -> Vec<Reason> {
         let mut reasons = Vec::new();
         let labels = proven_labels(node);
-        for label in signature.labels.iter() {
+        if !node.is_fingerprinted() && node.blocking_condition().is_none() {
+            reasons.push(Reason::new(
+                ReasonCode::NodeCondition,
+                "the node has not told yet what it can run, or its container engine offers nothing",
+                "wait until its agent has asked the container engine; see longshore node describe",
+            ));
+        }
+        for label in signature.labels.iter().filter(|_| node.is_fingerprinted()) {
             if labels.contains(label) || grants(pool, label) {
                 continue;
             }
@@ -456,6 +517,8 @@ impl Fleet {
                 ),
                 "a node with enough proven GPUs",
             ));
+        } else if !node.is_fingerprinted() {
+            // Nothing is known of its capacity either.
         } else if node.capability.capacity.cpu_millis == 0
             || node.capability.capacity.memory_bytes == 0
         {
@@ -506,14 +569,29 @@ impl Fleet {
         if let Some(rest) = self.images.get(&key)
             && rest.until > now.utc
         {
-            reasons.push(Reason::new(
-                ReasonCode::ImageUnavailable,
-                format!(
-                    "the image {} did not start here: {}",
-                    pool.image, rest.detail
-                ),
-                "nothing: it is tried again by itself",
-            ));
+            reasons.push(if is_refusal(&rest.detail) {
+                Reason::new(
+                    ReasonCode::RunnerRefused,
+                    format!("the last runner ended before it listened: {}", rest.detail),
+                    "check that containers on this node reach GitHub, and read its output with \
+                     longshore runner logs; it is tried again by itself",
+                )
+            } else if is_engine(&rest.detail) {
+                Reason::new(
+                    ReasonCode::NodeCondition,
+                    format!("the last runner was ended from outside: {}", rest.detail),
+                    "check the container engine of the node; it is tried again by itself",
+                )
+            } else {
+                Reason::new(
+                    ReasonCode::ImageUnavailable,
+                    format!(
+                        "the image {} did not start here: {}",
+                        pool.image, rest.detail
+                    ),
+                    "nothing: it is tried again by itself",
+                )
+            });
         }
         reasons
     }

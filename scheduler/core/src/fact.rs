@@ -150,6 +150,22 @@ pub enum Fact {
     ScopeCleared {
         scope: Scope,
     },
+    /// So many runners in a row idled out while the job they were placed for stayed
+    /// queued. From the third on the demand rests until then.
+    DemandRests {
+        scope: Scope,
+        /// Case-folded `owner/name`.
+        repository: String,
+        /// Case-folded and sorted.
+        labels: Vec<String>,
+        until: UtcMillis,
+        runners: u32,
+    },
+    DemandCleared {
+        scope: Scope,
+        repository: String,
+        labels: Vec<String>,
+    },
     FloorSet {
         scope: Scope,
         credential: CredentialName,

@@ -24,6 +24,7 @@ use crate::{
     },
     table::Table,
     timers::Timers,
+    unassigned::{DemandKey, InVain},
 };
 
 pub(crate) type NodeIx = u32;
@@ -40,6 +41,8 @@ pub struct Fleet {
     pub(crate) budgets: BTreeMap<CredentialName, Budget>,
     pub(crate) rests: BTreeMap<Scope, Rest>,
     pub(crate) images: BTreeMap<(String, Option<NodeName>), Rest>,
+    /// Demand for which runners idled out in a row.
+    pub(crate) in_vain: BTreeMap<DemandKey, InVain>,
     pub(crate) floors: BTreeMap<(Scope, PoolName, Vec<String>), Floor>,
     pub(crate) jobs: BTreeMap<JobId, Job>,
     /// Jobs by run, for the origin that arrives by run.
@@ -119,6 +122,7 @@ impl Fleet {
             budgets: BTreeMap::new(),
             rests: BTreeMap::new(),
             images: BTreeMap::new(),
+            in_vain: BTreeMap::new(),
             floors: BTreeMap::new(),
             jobs: BTreeMap::new(),
             runs: BTreeSet::new(),

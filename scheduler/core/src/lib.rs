@@ -32,6 +32,7 @@ mod snapshot;
 mod state;
 mod table;
 mod timers;
+mod unassigned;
 
 pub use entropy::Entropy;
 pub use fleet::Fleet;

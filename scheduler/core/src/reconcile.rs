@@ -26,6 +26,44 @@ const IMAGE_NODES: usize = 3;
 /// Registrations of our prefix watched for their age, at most.
 const STRANGERS_KEPT: usize = 10_000;
 
+/// Exits that say nothing against the image: GitHub or the network refused.
+const REFUSALS: [&str; 2] = ["runner_refused", "session_conflict"];
+/// Exits after the hand-over: only a runner that listens disproves them.
+const AFTER_START: [&str; 5] = [
+    "runner_refused",
+    "session_conflict",
+    "never_started",
+    "engine",
+    "version_deprecated",
+];
+
+/// What an exit is remembered by: its cause first, which decides how it is explained.
+fn blame(exit: &Exit) -> String {
+    match exit.code {
+        Some(code) => format!("{}: exit code {code}: {}", exit.cause, exit.detail),
+        None => format!("{}: {}", exit.cause, exit.detail),
+    }
+}
+
+fn begins_with(detail: &str, causes: &[&str]) -> bool {
+    let cause = detail.split(':').next().unwrap_or(detail);
+    causes.contains(&cause)
+}
+
+fn failed_after_start(detail: &str) -> bool {
+    begins_with(detail, &AFTER_START)
+}
+
+/// The rest says nothing against the image.
+pub(crate) fn is_refusal(detail: &str) -> bool {
+    begins_with(detail, &REFUSALS)
+}
+
+/// The container engine ended the runner.
+pub(crate) fn is_engine(detail: &str) -> bool {
+    begins_with(detail, &["engine"])
+}
+
 impl Fleet {
     pub(crate) fn node_attached(
         &mut self,
@@ -249,7 +287,14 @@ impl Fleet {
             return;
         }
         let image = runner.placed.image.clone();
-        let came_up = !runner.is_consumed() && seen.phase >= ObservedPhase::Consumed;
+        let before = runner.observed.as_ref().map(|known| known.phase);
+        let reached = |phase| {
+            seen.phase >= phase && before.is_none_or(|before: ObservedPhase| before < phase)
+        };
+        let (consumed, listens) = (
+            reached(ObservedPhase::Consumed),
+            reached(ObservedPhase::Online),
+        );
         if !same {
             self.emit(
                 Fact::RunnerObserved {
@@ -263,9 +308,14 @@ impl Fleet {
                 facts,
             );
         }
-        if came_up {
+        if consumed || listens {
             for node in [Some(report.node.clone()), None] {
-                if self.images.contains_key(&(image.clone(), node.clone())) {
+                // A program that refused proves itself by listening, not by being started.
+                let over = self
+                    .images
+                    .get(&(image.clone(), node.clone()))
+                    .is_some_and(|rest| listens || !failed_after_start(&rest.detail));
+                if over {
                     self.emit(
                         Fact::ImageCleared {
                             image: image.clone(),
@@ -328,12 +378,7 @@ impl Fleet {
                                 | "engine"
                                 | "version_deprecated"
                         )
-                        .then(|| {
-                            (
-                                exit.cause.as_str(),
-                                format!("{}: {}", exit.cause, exit.detail),
-                            )
-                        })
+                        .then(|| (exit.cause.as_str(), blame(exit)))
                     });
                 (RetireReason::Finished, blame)
             }
@@ -369,7 +414,12 @@ impl Fleet {
         let resting = self
             .images
             .iter()
-            .filter(|((name, at), rest)| name == image && at.is_some() && rest.resting)
+            .filter(|((name, at), rest)| {
+                name == image
+                    && at.is_some()
+                    && rest.resting
+                    && rest.detail.starts_with("image_unavailable")
+            })
             .count();
         if cause == "image_unavailable" && resting >= IMAGE_NODES {
             self.open_breaker(now, entropy, image, None, base_ms, &detail, facts);

@@ -105,6 +105,15 @@ impl Fleet {
                 problem: budget.problem.clone(),
             });
         }
+        for ((scope, repository, labels), rest) in &self.in_vain {
+            facts.push(Fact::DemandRests {
+                scope: scope.clone(),
+                repository: repository.clone(),
+                labels: labels.clone(),
+                until: rest.until,
+                runners: rest.runners,
+            });
+        }
         for (scope, rest) in &self.rests {
             facts.push(Fact::ScopeRests {
                 scope: scope.clone(),

@@ -137,8 +137,14 @@ impl Node {
             .find(|condition| condition.image.is_none())
     }
 
+    /// It has told what it can run. Before its engine answered it offers nothing.
+    pub fn is_fingerprinted(&self) -> bool {
+        !self.capability.labels.is_empty()
+    }
+
     pub fn takes_new_runners(&self) -> bool {
         self.is_reachable()
+            && self.is_fingerprinted()
             && !self.cordoned
             && self.draining.is_none()
             && self.blocking_condition().is_none()
@@ -162,7 +168,7 @@ impl Node {
             "draining"
         } else if self.cordoned {
             "cordoned"
-        } else if self.blocking_condition().is_some() {
+        } else if self.blocking_condition().is_some() || !self.is_fingerprinted() {
             "not_ready"
         } else {
             "ready"

@@ -13,6 +13,7 @@ use crate::{
         Scope,
     },
     table::Slot,
+    unassigned::DemandKey,
 };
 
 /// Without listening for jobs by then, a runner is given up.
@@ -32,6 +33,7 @@ const CLOCK_STEP_MS: u64 = 5_000;
 pub(crate) enum Due {
     Orphan(RunnerName),
     Scope(Scope),
+    Demand(DemandKey),
     Image(String, Option<NodeName>),
     Credential(CredentialName),
     Floor((Scope, PoolName, Vec<String>)),
@@ -199,6 +201,7 @@ impl Fleet {
         }
         let orphans = self.orphans.keys().cloned().map(Due::Orphan);
         let scopes = self.rests.keys().cloned().map(Due::Scope);
+        let demands = self.in_vain.keys().cloned().map(Due::Demand);
         let images = self
             .images
             .keys()
@@ -209,6 +212,7 @@ impl Fleet {
         self.timers.touched.extend(
             orphans
                 .chain(scopes)
+                .chain(demands)
                 .chain(images)
                 .chain(credentials)
                 .chain(floors)
@@ -273,6 +277,7 @@ impl Fleet {
                 self.demand.set_resting(ix, false);
                 None
             }
+            Due::Demand(key) => self.attend_in_vain(now, key, facts),
             Due::Image(image, node) => {
                 let rest = self.images.get_mut(&(image.clone(), node.clone()))?;
                 if rest.until > now.utc {
@@ -419,6 +424,7 @@ impl Fleet {
                 next = next.min(now.mono + timeout.max(1_000));
             } else {
                 self.stop(now, name, StopReason::Idle, facts);
+                self.note_in_vain(now, name, facts);
             }
         }
         Some(next)

@@ -222,6 +222,8 @@ impl Patches {
             | Fact::ImageCleared { .. }
             | Fact::ScopeRests { .. }
             | Fact::ScopeCleared { .. }
+            | Fact::DemandRests { .. }
+            | Fact::DemandCleared { .. }
             | Fact::FloorSet { .. }
             | Fact::FloorEnded { .. }
             | Fact::AutoscalerStarted { .. }

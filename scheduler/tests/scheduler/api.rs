@@ -106,6 +106,33 @@ async fn what_is_not_there_is_not_found_with_a_next_step() {
     scheduler.shutdown().await;
 }
 
+#[tokio::test]
+async fn what_cannot_be_provisioned_is_said_in_words() {
+    let scheduler = World::new().start().await;
+    let _node = Node::attach(&scheduler, "n1").await;
+    let mut fleet = scheduler.fleet().await;
+    let mut problem = async |labels: &[&str]| {
+        let request = v1::ProvisionRunnersRequest {
+            repo: "acme/web".to_owned(),
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+            validate_only: true,
+            ..Default::default()
+        };
+        let answer = fleet.provision_runners(request).await.expect("known");
+        answer.into_inner().provisioned.remove(0).problem
+    };
+    assert_eq!(problem(&["self-hosted", "linux"]).await, "");
+    assert_eq!(
+        problem(&["linux", "quantum"]).await,
+        "no node carries the label quantum; attach one that does"
+    );
+    assert_eq!(
+        problem(&["linux", "quantum", "exotic"]).await,
+        "no node carries the labels exotic, quantum; attach one that does"
+    );
+    scheduler.shutdown().await;
+}
+
 async fn status(fleet: &mut Fleet) -> v1::GetStatusResponse {
     let status = fleet.get_status(v1::GetStatusRequest {}).await;
     status.expect("answers").into_inner()

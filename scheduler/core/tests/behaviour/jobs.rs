@@ -201,6 +201,52 @@ fn the_origin_of_a_run_may_come_before_or_after_its_jobs() {
 }
 
 #[test]
+fn a_private_repository_is_served_before_its_origin_is_known_and_that_is_said() {
+    let mut world = World::started();
+    world.join("a", machine());
+    let mut wanted = job(1, "acme/web", X64);
+    wanted.origin = Origin::default();
+    world.see(&wanted);
+    assert_eq!(world.runners().len(), 1);
+    let summary = |world: &World| world.fleet.explain(JobId(1), world.now).unwrap().summary;
+    assert!(summary(&world).contains("has not said yet where the code"));
+    let origin = Origin {
+        event: Some("push".to_owned()),
+        head_repository: None,
+    };
+    world.step(&[Input::RunSeen {
+        run_id: wanted.run_id,
+        origin,
+    }]);
+    assert!(!summary(&world).contains("has not said yet"));
+}
+
+#[test]
+fn a_fork_that_is_learnt_after_its_job_was_taken_ends_the_runner() {
+    let mut world = World::started();
+    world.join("a", machine());
+    let mut wanted = job(1, "acme/web", X64);
+    wanted.origin = Origin::default();
+    world.see(&wanted);
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.start(&wanted, &runner);
+    assert!(world.fleet.runner(&runner).unwrap().stopping.is_none());
+    let origin = Origin {
+        event: Some("pull_request".to_owned()),
+        head_repository: Some("mallory/web".to_owned()),
+    };
+    world.step(&[Input::RunSeen {
+        run_id: wanted.run_id,
+        origin,
+    }]);
+    assert!(matches!(
+        world.fleet.runner(&runner).unwrap().stopping,
+        Some((StopReason::NotAdmitted(_), _))
+    ));
+}
+
+#[test]
 fn a_pull_request_from_a_fork_is_refused_until_a_pool_admits_it() {
     let mut world = World::started();
     world.join("a", machine());

@@ -524,3 +524,130 @@ fn a_deprecated_runner_version_stops_the_image_everywhere() {
     assert_eq!(world.runners().len(), 0, "no hot loop");
     assert_eq!(world.reason(1), ReasonCode::ImageUnavailable);
 }
+
+#[test]
+fn a_runner_that_github_refuses_rests_under_its_own_reason_until_one_listens() {
+    let mut world = World::started();
+    world.join("a", machine());
+    world.see(&job(1, "acme/web", X64));
+    let mut rests = Vec::new();
+    for _ in 0..3 {
+        let runner = world.only_runner();
+        world.register();
+        world.observe(&runner, ObservedPhase::Ready);
+        let started = world.observe(&runner, ObservedPhase::Consumed);
+        let cleared = |facts: &[Fact]| {
+            facts
+                .iter()
+                .any(|fact| matches!(fact, Fact::ImageCleared { .. }))
+        };
+        assert!(!cleared(&started), "being started disproves no refusal");
+        let facts = world.exit(&runner, "runner_refused", 1);
+        assert_eq!(world.reason(1), ReasonCode::RunnerRefused);
+        let explained = world.fleet.explain(JobId(1), world.now).unwrap();
+        assert!(explained.summary.contains("exit code 1"), "{explained:?}");
+        let rest = facts.iter().find_map(|fact| match fact {
+            Fact::ImageBlocked { until, node, .. } => {
+                assert_eq!(*node, Some(node_name("a")), "never everywhere");
+                Some(*until - world.now.utc)
+            }
+            _ => None,
+        });
+        rests.push(rest.unwrap());
+        assert_eq!(world.runners().len(), 0, "no hot loop");
+        world.live(rests[rests.len() - 1] + 9_000);
+    }
+    assert!(
+        rests.windows(2).all(|pair| pair[0] < pair[1]),
+        "it waits longer each time: {rests:?}"
+    );
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    assert!(
+        world
+            .facts
+            .iter()
+            .any(|fact| matches!(fact, Fact::ImageCleared { .. })),
+        "a runner that listens ends it"
+    );
+}
+
+/// Brings the only runner up and lets it idle out.
+fn idles_out(world: &mut World) {
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.live(6 * MINUTE);
+    answer(world, &runner, Deregistration::Gone);
+    world.exit(&runner, "idle", 0);
+}
+
+fn public_job(id: u64) -> JobSeen {
+    let mut wanted = organization(job(id, "acme/open", X64));
+    wanted.repository.private = Some(false);
+    wanted
+}
+
+#[test]
+fn demand_that_github_assigns_to_nobody_rests_after_three_runners_and_says_so() {
+    let mut world = World::started();
+    world.join("a", machine());
+    world.see(&public_job(1));
+    for _ in 0..2 {
+        idles_out(&mut world);
+        assert_eq!(world.runners().len(), 1, "a replacement");
+    }
+    idles_out(&mut world);
+    assert_eq!(world.runners().len(), 0, "three are enough");
+    let explained = world.fleet.explain(JobId(1), world.now).unwrap();
+    assert_eq!(explained.reason, ReasonCode::GithubDoesNotAssign);
+    assert!(explained.next_step.contains("allows_public_repositories"));
+    assert!(explained.next_step.contains("acme/open"));
+    assert!(explained.not_before.is_some_and(|at| at > world.now.utc));
+    // Other repositories of the organisation, and another job of this one.
+    world.see(&organization(job(2, "acme/web", X64)));
+    world.see(&public_job(3));
+    assert_eq!(world.runners().len(), 1, "only the other repository's");
+    let other = world.only_runner();
+    world.bring_up(&other);
+    world.start(&organization(job(2, "acme/web", X64)), &other);
+    world.exit(&other, "finished", 0);
+    assert_eq!(world.runners().len(), 0);
+    world.live(5 * MINUTE);
+    assert!(!world.runners().is_empty(), "it is tried again later");
+}
+
+#[test]
+fn a_demand_that_rested_is_served_at_once_when_github_assigns_again_or_scaling_is_started() {
+    let mut world = World::started();
+    world.join("a", machine());
+    let wanted = public_job(1);
+    world.see(&wanted);
+    for _ in 0..3 {
+        idles_out(&mut world);
+    }
+    assert_eq!(world.runners().len(), 0);
+    world.command(Command::StartAutoscaler {
+        max_runners: None,
+        image: None,
+    });
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.start(&wanted, &runner);
+    world.exit(&runner, "finished", 0);
+    // The count begins anew: two more in vain do not rest it.
+    world.see(&public_job(2));
+    for _ in 0..2 {
+        idles_out(&mut world);
+        assert_eq!(world.runners().len(), 1);
+    }
+    // A runner of ours takes the job: forgotten again.
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.start(&public_job(2), &runner);
+    world.exit(&runner, "finished", 0);
+    world.see(&public_job(3));
+    for _ in 0..2 {
+        idles_out(&mut world);
+        assert_eq!(world.runners().len(), 1);
+    }
+}

@@ -349,3 +349,21 @@ fn removing_a_node_retires_its_runners_and_deletes_their_registrations() {
     assert_eq!(world.owes(is_deregister), 1);
     assert_eq!(world.on("b"), 1);
 }
+
+#[test]
+fn a_node_whose_engine_has_not_answered_yet_is_not_ready() {
+    let mut world = World::started();
+    world.join("a", Capability::default());
+    world.report("a");
+    queue(&mut world, 1..2);
+    let node = world.fleet.node(&node_name("a")).unwrap();
+    assert_eq!(node.state_word(), "not_ready");
+    assert_eq!(world.fleet.status().nodes_ready, 0);
+    assert_eq!(world.reason(1), ReasonCode::NodeCondition);
+    let mut report = world.report_of("a");
+    report.capability = Some(machine());
+    world.step(&[Input::NodeReported(Box::new(report))]);
+    let node = world.fleet.node(&node_name("a")).unwrap();
+    assert_eq!(node.state_word(), "ready");
+    assert_eq!(world.runners().len(), 1);
+}

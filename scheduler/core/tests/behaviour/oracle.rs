@@ -10,6 +10,7 @@ use scheduler_core::{Fleet, Node, Runner, fact::*, model::*};
 pub(crate) struct Breakers {
     images: BTreeMap<(String, Option<NodeName>), UtcMillis>,
     scopes: BTreeMap<Scope, UtcMillis>,
+    demands: BTreeMap<(Scope, String, Vec<String>), (u32, UtcMillis)>,
 }
 
 impl Breakers {
@@ -29,8 +30,34 @@ impl Breakers {
             Fact::ScopeCleared { scope } => {
                 self.scopes.remove(scope);
             }
+            Fact::DemandRests {
+                scope,
+                repository,
+                labels,
+                until,
+                runners,
+            } => {
+                let key = (scope.clone(), repository.clone(), labels.clone());
+                self.demands.insert(key, (*runners, *until));
+            }
+            Fact::DemandCleared {
+                scope,
+                repository,
+                labels,
+            } => {
+                let key = (scope.clone(), repository.clone(), labels.clone());
+                self.demands.remove(&key);
+            }
             _ => {}
         }
+    }
+
+    fn demand_rests(&self, job: &scheduler_core::input::JobSeen, now: Now) -> bool {
+        let repository = job.repository.full_name().to_lowercase();
+        let key = (job.scope.clone(), repository, folded(&job.labels));
+        self.demands
+            .get(&key)
+            .is_some_and(|(runners, until)| *runners >= 3 && *until > now.utc)
     }
 
     fn image_rests(&self, image: &str, node: Option<&NodeName>, now: Now) -> bool {
@@ -225,7 +252,10 @@ pub(crate) fn judge_waiting(fleet: &Fleet, breakers: &Breakers, limited: bool, n
     let mut demand: BTreeMap<(Scope, Vec<String>, PoolName), i64> = BTreeMap::new();
     for job in fleet.jobs() {
         let labels = folded(&job.seen.labels);
-        if job.phase() != JobPhase::Queued || labels.is_empty() {
+        if job.phase() != JobPhase::Queued
+            || labels.is_empty()
+            || breakers.demand_rests(&job.seen, now)
+        {
             continue;
         }
         if let Some(pool) = serving(fleet, &labels, &job.seen) {

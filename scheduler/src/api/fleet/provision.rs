@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use longshore_proto::v1;
 use scheduler_core::{
-    Fleet,
+    Fleet, Node,
     input::Command,
     model::{CredentialName, JobPhase, PoolName, Scope},
 };
@@ -188,17 +188,29 @@ fn problem(fleet: &Fleet, labels: &BTreeSet<String>) -> Option<String> {
         .filter(|node| labels.is_subset(&node.capability.labels))
         .collect();
     if carriers.is_empty() {
-        let missing: BTreeSet<&String> = labels
+        let missing: Vec<&str> = labels
             .iter()
             .filter(|label| {
                 !fleet
                     .nodes()
                     .any(|node| node.capability.labels.contains(*label))
             })
+            .map(String::as_str)
             .collect();
-        return Some(format!(
-            "no node carries all of these labels; nowhere: {missing:?}; attach a node that does"
-        ));
+        if !fleet.nodes().any(Node::is_fingerprinted) {
+            return Some(
+                "no node has told yet what it can run; wait, or see `longshore node list`"
+                    .to_owned(),
+            );
+        }
+        return Some(match &missing[..] {
+            [] => "no node carries all of these labels together; attach one that does".to_owned(),
+            [only] => format!("no node carries the label {only}; attach one that does"),
+            several => format!(
+                "no node carries the labels {}; attach one that does",
+                several.join(", ")
+            ),
+        });
     }
     if !carriers.iter().any(|node| node.takes_new_runners()) {
         return Some(

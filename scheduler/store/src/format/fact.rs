@@ -193,6 +193,28 @@ pub(super) fn encode(fact: &Fact) -> stored::Fact {
         Fact::ScopeCleared { scope } => Kind::ScopeCleared(stored::ScopeCleared {
             scope: Some(v::scope(scope)),
         }),
+        Fact::DemandRests {
+            scope,
+            repository,
+            labels,
+            until,
+            runners,
+        } => Kind::DemandRests(stored::DemandRests {
+            scope: Some(v::scope(scope)),
+            repository: repository.clone(),
+            labels: labels.clone(),
+            until_ms: *until,
+            runners: *runners,
+        }),
+        Fact::DemandCleared {
+            scope,
+            repository,
+            labels,
+        } => Kind::DemandCleared(stored::DemandCleared {
+            scope: Some(v::scope(scope)),
+            repository: repository.clone(),
+            labels: labels.clone(),
+        }),
         Fact::FloorSet {
             scope,
             credential,
@@ -407,6 +429,18 @@ pub(super) fn decode(fact: stored::Fact) -> Result<Fact, Hole> {
         },
         Kind::ScopeCleared(f) => Fact::ScopeCleared {
             scope: v::scope_back(f.scope)?,
+        },
+        Kind::DemandRests(f) => Fact::DemandRests {
+            scope: v::scope_back(f.scope)?,
+            repository: f.repository,
+            labels: f.labels,
+            until: f.until_ms,
+            runners: f.runners,
+        },
+        Kind::DemandCleared(f) => Fact::DemandCleared {
+            scope: v::scope_back(f.scope)?,
+            repository: f.repository,
+            labels: f.labels,
         },
         Kind::FloorSet(f) => Fact::FloorSet {
             scope: v::scope_back(f.scope)?,

@@ -56,9 +56,11 @@ fn kind(fact: &Fact) -> usize {
         Fact::ForeignSeen { .. } => 37,
         Fact::ShareServed { .. } => 38,
         Fact::IntentNumbered { .. } => 39,
+        Fact::DemandRests { .. } => 40,
+        Fact::DemandCleared { .. } => 41,
     }
 }
-const KINDS: usize = 40;
+const KINDS: usize = 42;
 
 pub(crate) fn repository_scope() -> Scope {
     Scope::Repository {
@@ -410,6 +412,18 @@ pub(crate) fn every_fact() -> Vec<Fact> {
                 epoch: 3,
                 counter: 12,
             },
+        },
+        Fact::DemandRests {
+            scope: repository_scope(),
+            repository: "acme/web".into(),
+            labels: vec!["linux".into(), "x64".into()],
+            until: 2_700,
+            runners: 3,
+        },
+        Fact::DemandCleared {
+            scope: repository_scope(),
+            repository: "acme/web".into(),
+            labels: vec!["linux".into(), "x64".into()],
         },
     ];
     let kinds: Vec<_> = facts.iter().map(kind).collect();
