@@ -22,6 +22,8 @@ pub struct Ended {
     pub code: Option<i32>,
     /// True even with code 0, when a child was killed.
     pub oom_killed: bool,
+    /// It ended while the engine was away.
+    pub engine_restarted: bool,
     /// The engine's own error text.
     pub engine_error: String,
     /// The hand-over was complete.
@@ -52,6 +54,10 @@ pub fn classify(end: &Ended) -> (Cause, String) {
         return (Cause::Engine, "the engine lost the container".into());
     };
     match code {
+        129..=192 if end.engine_restarted => (
+            Cause::Engine,
+            "the container engine restarted and ended it; with live-restore in its configuration containers run on".into(),
+        ),
         entry::NO_ROOT => (
             Cause::NeverStarted,
             "the image has no usable /home/runner".into(),
@@ -177,6 +183,21 @@ mod tests {
             ..Ended::default()
         };
         assert_eq!(classify(&end).0, Cause::NeverStarted);
+    }
+
+    #[test]
+    fn a_signal_while_the_engine_was_away_is_the_engines_doing() {
+        let end = Ended {
+            engine_restarted: true,
+            ..ran(137)
+        };
+        assert_eq!(classify(&end).0, Cause::Engine);
+        let own = Ended {
+            engine_restarted: true,
+            ..ran(0)
+        };
+        assert_eq!(classify(&own).0, Cause::Finished, "it ended by itself");
+        assert_eq!(classify(&ran(137)).0, Cause::Killed);
     }
 
     #[test]

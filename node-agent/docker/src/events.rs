@@ -10,7 +10,8 @@ use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::StreamExt;
 use tracing::{info, warn};
 
-use crate::runtime::Inner;
+use crate::outage::now_ms;
+use crate::runtime::{Inner, lock};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -19,6 +20,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) async fn follow(inner: Weak<Inner>) {
     let mut pause = FIRST_PAUSE;
     let mut told_down = false;
+    let mut broken = now_ms();
     loop {
         let Some(strong) = inner.upgrade() else {
             return;
@@ -33,6 +35,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
         let instance = strong.config.instance.as_str().to_owned();
         match strong.resync(&docker).await {
             Ok(()) => {
+                lock(&strong.outage).ends(now_ms());
                 pause = FIRST_PAUSE;
                 if told_down {
                     told_down = false;
@@ -43,6 +46,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
             Err(error) => {
                 if !told_down {
                     told_down = true;
+                    lock(&strong.outage).begins(broken);
                     warn!(%error, "the engine does not answer");
                     strong
                         .tell(Notice::Engine {
@@ -75,6 +79,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
                 strong.died(&id).await;
             }
         }
+        broken = now_ms();
         tokio::time::sleep(FIRST_PAUSE).await;
     }
 }

@@ -12,6 +12,7 @@ mod firewall;
 mod handover;
 mod images;
 mod logs;
+mod outage;
 mod processes;
 mod recover;
 mod runtime;

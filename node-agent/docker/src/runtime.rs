@@ -28,6 +28,7 @@ use crate::engine::{self, EngineFacts, bounded, down, failed, gone_is_fine, stat
 use crate::firewall::Firewall;
 use crate::handover;
 use crate::images::Images;
+use crate::outage::Outage;
 use crate::recover::{inspect, utc_ms};
 use crate::slots::Slots;
 use crate::translate::container_body;
@@ -83,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) slots: Slots,
     firewall: Firewall,
     starts: Semaphore,
+    pub(crate) outage: Mutex<Outage>,
     notices: mpsc::Sender<Notice>,
 }
 
@@ -101,7 +103,7 @@ impl Drop for DockerRuntime {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -131,6 +133,7 @@ impl DockerRuntime {
             ),
             firewall: Firewall::new(rules, config.firewall),
             starts: Semaphore::new(config.parallel_starts.max(1)),
+            outage: Mutex::default(),
             notices,
             config,
         };
@@ -587,15 +590,18 @@ impl Inner {
         }
         let state = container.state.unwrap_or_default();
         let engine_error = state.error.unwrap_or_default();
+        let finished_utc_ms = state.finished_at.as_deref().map_or(0, utc_ms);
+        let engine_restarted = lock(&self.outage).covers(finished_utc_ms);
         Ok(Outcome {
             ended: Ended {
                 code: state.exit_code.and_then(|code| i32::try_from(code).ok()),
                 oom_killed: state.oom_killed.unwrap_or(false),
                 engine_error,
+                engine_restarted,
                 ..Ended::default()
             },
             usage: usage::read(Path::new(usage::ROOT), &handle.cgroup_parent),
-            finished_utc_ms: state.finished_at.as_deref().map_or(0, utc_ms),
+            finished_utc_ms,
         })
     }
 

@@ -3,10 +3,12 @@
 //! A missing engine is a failure, not a skip. Everything is found and removed
 //! by the labels of the agent under test.
 
+mod engine;
 mod support;
 
 use std::time::Duration;
 
+use engine::PrivateEngine;
 use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_exit::Cause;
@@ -314,6 +316,55 @@ async fn a_job_out_of_memory_and_a_missing_image_say_what_they_are() {
     assert_eq!(exit.cause(), Cause::OutOfMemory, "{exit:?}");
     let failed = bench.phase(&missing, Phase::Failed).await;
     assert_eq!(failed.error.expect("an error").reason, "image_unavailable");
+    bench.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_killed_under_a_job_is_told_is_its_cause_and_works_again() {
+    let mut engine = PrivateEngine::start();
+    let mut bench = Bench::start_on("engine", &engine).await;
+    engine.load(&bench.image());
+    let (job, waiting, next) = (bench.name("job"), bench.name("wait"), bench.name("next"));
+    let spec = || run(&support::image());
+    bench
+        .intend(&[(&job, spec()), (&waiting, spec())], &[])
+        .await;
+    bench.phase(&waiting, Phase::Ready).await;
+    bench
+        .register(&job, "while :; do sleep 0.2; done", "x")
+        .await;
+    bench.phase(&job, Phase::Busy).await;
+
+    engine.kill();
+    let down = |report: &pb::NodeReport| {
+        let mut conditions = report.conditions.iter();
+        conditions.find(|c| c.kind == "engine_down").cloned()
+    };
+    let report = bench.until_report(|report| down(report).is_some()).await;
+    let told = down(&report).expect("waited for it");
+    assert!(told.next_step.contains("start the container engine"));
+
+    engine.start_again();
+    let exit = bench
+        .phase(&job, Phase::Exited)
+        .await
+        .exit
+        .expect("an exit");
+    assert_eq!(exit.cause(), Cause::Engine, "{exit:?}");
+    assert!(exit.detail.contains("live-restore"), "{exit:?}");
+    bench.until_report(|report| down(report).is_none()).await;
+
+    bench.intend(&[(&next, spec())], &[]).await;
+    bench.gone(&job).await;
+    bench.register(&next, "exit 0", "x").await;
+    let exit = bench
+        .phase(&next, Phase::Exited)
+        .await
+        .exit
+        .expect("an exit");
+    assert_eq!((exit.code, exit.cause()), (Some(0), Cause::Finished));
+    bench.intend(&[], &[]).await;
+    bench.gone(&next).await;
     bench.finish().await;
 }
 

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::engine::PrivateEngine;
 use agent_core::names::{Instance, label};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -105,6 +106,8 @@ pub(crate) struct Bench {
     node: String,
     address: String,
     extra: Vec<String>,
+    /// `-H` of the docker program; the usual engine without.
+    engine: Option<String>,
     agent: Option<Child>,
     seen: watch::Receiver<Seen>,
     down: Arc<Mutex<Option<Downstream>>>,
@@ -143,6 +146,7 @@ impl Bench {
             node: format!("t-{test}-{}", random()),
             address,
             extra: extra.iter().map(|text| (*text).to_owned()).collect(),
+            engine: None,
             agent: None,
             seen: watcher,
             down,
@@ -150,6 +154,20 @@ impl Bench {
         };
         bench.start_agent().await;
         bench
+    }
+
+    /// On an engine of its own instead of the usual one.
+    pub(crate) async fn start_on(test: &str, engine: &PrivateEngine) -> Self {
+        let mut bench = Self::start_with(test, &["--engine-socket", &engine.socket()]).await;
+        bench.engine = Some(engine.host());
+        bench
+    }
+
+    fn docker(&self, arguments: &[&str]) -> String {
+        match &self.engine {
+            None => docker(arguments),
+            Some(host) => docker(&[&["-H", host], arguments].concat()),
+        }
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -177,7 +195,10 @@ impl Bench {
         .map(str::to_owned)
         .to_vec();
         // The same suite on another engine: its socket here, and in DOCKER_HOST for the docker program.
-        if let Ok(socket) = std::env::var("LONGSHORE_TEST_ENGINE_SOCKET") {
+        let given = self.extra.iter().any(|text| text == "--engine-socket");
+        if let Ok(socket) = std::env::var("LONGSHORE_TEST_ENGINE_SOCKET")
+            && !given
+        {
             list.extend(["--engine-socket".to_owned(), socket]);
         }
         list.extend(self.extra.iter().cloned());
@@ -279,7 +300,7 @@ impl Bench {
             vec!["volume", "ls", "-q", "--filter", &own],
             vec!["network", "ls", "-q", "--filter", &own],
         ] {
-            assert_eq!(docker(&list), "", "{list:?}");
+            assert_eq!(self.docker(&list), "", "{list:?}");
         }
         let rules = ["nft list tables", "iptables -S", "ip6tables -S"].map(|line| {
             let mut words = line.split(' ');
@@ -295,8 +316,11 @@ impl Bench {
     /// Containers, job volumes and control groups that outlived their runner.
     pub(crate) fn leftovers(&self) -> String {
         let own = format!("label={}={}", label::INSTANCE, self.instance().as_str());
-        let mut text = docker(&["ps", "-aq", "--filter", &own]);
-        for volume in docker(&["volume", "ls", "-q", "--filter", &own]).lines() {
+        let mut text = self.docker(&["ps", "-aq", "--filter", &own]);
+        for volume in self
+            .docker(&["volume", "ls", "-q", "--filter", &own])
+            .lines()
+        {
             if volume.contains("-work") {
                 text.push_str(volume);
             }
