@@ -2,13 +2,36 @@
 //! what it found wrong first.
 
 use crate::{
-    plan::{MINUTE, Plan},
+    plan::{Fault, MINUTE, Plan, SECOND},
     report::Report,
     run::simulate,
 };
 
 /// Every check.
-pub const NAMES: &[&str] = &["storm", "calm", "shuffled_webhooks", "crash_at_any_call"];
+pub const NAMES: &[&str] = &[
+    "storm",
+    "calm",
+    "shuffled_webhooks",
+    "crash_at_any_call",
+    "restarts",
+    "partitions",
+    "idle_races",
+];
+
+/// Plans by name, to play a seed again.
+pub fn plan(name: &str, seed: u64) -> Option<Plan> {
+    Some(match name {
+        "stormy" => Plan::stormy(seed),
+        "calm" => Plan::calm(seed),
+        "shuffled" => shuffled(seed),
+        "sweep_only" => sweep_only(seed),
+        "short" => short(None),
+        "restarts" => restarts(seed),
+        "partitions" => partitions(seed),
+        "idle_races" => idle_races(seed),
+        _ => return None,
+    })
+}
 
 /// Runs a check: the first bad thing it finds, or `Ok`.
 pub fn check(name: &str) -> Result<(), String> {
@@ -16,6 +39,9 @@ pub fn check(name: &str) -> Result<(), String> {
         "storm" => first_bad((1..=24).map(Plan::stormy), |_| None),
         "calm" => first_bad((1..=4).map(Plan::calm), one_registration_each),
         "shuffled_webhooks" => first_bad((1..=4).map(shuffled), one_registration_each),
+        "restarts" => first_bad((1..=4).map(restarts), |_| None),
+        "partitions" => first_bad((1..=4).map(partitions), all_started),
+        "idle_races" => first_bad((1..=6).map(idle_races), |_| None),
         "crash_at_any_call" => {
             let calls = simulate(short(None)).calls;
             first_bad((1..=calls).map(|call| short(Some(call))), |_| None)
@@ -30,6 +56,44 @@ pub fn shuffled(seed: u64) -> Plan {
     plan.github.webhook_duplicate = 0.5;
     plan.github.webhook_reorder = 0.5;
     plan.github.webhook_waiting_after_queued = 0.5;
+    plan
+}
+
+/// No delivery ever arrives.
+pub fn sweep_only(seed: u64) -> Plan {
+    Plan {
+        webhooks: false,
+        ..Plan::calm(seed)
+    }
+}
+
+/// The scheduler dies again and again, nothing else.
+pub fn restarts(seed: u64) -> Plan {
+    Plan {
+        faults: vec![
+            (Fault::SchedulerCrash, 20),
+            (Fault::SchedulerCrashAtCall, 40),
+        ],
+        ..Plan::calm(seed)
+    }
+}
+
+/// Nodes are cut off again and again, nothing else.
+pub fn partitions(seed: u64) -> Plan {
+    Plan {
+        faults: vec![(Fault::Partition, 60)],
+        ..Plan::calm(seed)
+    }
+}
+
+/// Runners go idle and are stopped while jobs come; GitHub tells late or nothing.
+pub fn idle_races(seed: u64) -> Plan {
+    let mut plan = Plan::calm(seed);
+    plan.idle_ms = SECOND;
+    plan.cancels = 3_000;
+    plan.longest_job_ms = 20 * SECOND;
+    plan.github.webhook_drop = 0.3;
+    plan.github.webhook_reorder = 0.3;
     plan
 }
 
@@ -53,6 +117,13 @@ fn one_registration_each(report: &Report) -> Option<String> {
     })
 }
 
+/// No partition lasts until a runner that never starts is given up: whatever was
+/// registered is handed over as soon as its node is back.
+fn all_started(report: &Report) -> Option<String> {
+    let never = report.stops.get("NeverStarted")?;
+    Some(format!("{never} runners never got their registration"))
+}
+
 fn first_bad(
     plans: impl Iterator<Item = Plan>,
     extra: impl Fn(&Report) -> Option<String>,
@@ -66,7 +137,7 @@ fn first_bad(
             .cloned()
             .or_else(|| extra(&report));
         if let Some(bad) = bad {
-            return Err(format!("seed {seed}:\n    {bad}"));
+            return Err(format!("seed {seed}: {bad}"));
         }
     }
     Ok(())

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use longshore_sim::{Plan, checks, mutants, simulate};
+use longshore_sim::{checks, mutants, simulate};
 
 #[derive(Parser)]
 #[command(
@@ -45,9 +46,9 @@ struct Seeds {
     /// How many seeds, from the first on.
     #[arg(long, default_value_t = 1)]
     seeds: u64,
-    /// Without faults.
-    #[arg(long)]
-    calm: bool,
+    /// Which faults: stormy, calm, shuffled, sweep_only, short, restarts, partitions, idle_races.
+    #[arg(long, default_value = "stormy")]
+    plan: String,
     /// Print everything that happens to stderr.
     #[arg(long)]
     trace: bool,
@@ -75,7 +76,7 @@ fn main() -> anyhow::Result<()> {
             let many = Seeds {
                 seed,
                 seeds,
-                calm: false,
+                plan: "stormy".to_owned(),
                 trace: false,
                 crash_at_call: None,
             };
@@ -92,10 +93,8 @@ fn run(args: &Seeds, longest: Option<Duration>) -> anyhow::Result<()> {
             println!("time is up before seed {seed}");
             break;
         }
-        let mut plan = match args.calm {
-            true => Plan::calm(seed),
-            false => Plan::stormy(seed),
-        };
+        let mut plan = checks::plan(&args.plan, seed)
+            .with_context(|| format!("there is no plan {}", args.plan))?;
         plan.trace = args.trace;
         plan.crash_at_call = args.crash_at_call;
         let begun = Instant::now();

@@ -1,20 +1,28 @@
-//! Planted bugs: each must be found, by a named check.
+//! Planted bugs: each must be found, by a named check or a named test.
 //!
 //! The production code knows nothing of this. A copy of the sources is made
 //! under the target folder, every bug is written into the copy behind a switch,
 //! the copy is built once, and each bug is then switched on in turn.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
+    fs::{self, File},
+    path::Path,
+    process::{Command, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
 
+mod copy;
 mod list;
 
-pub use list::MUTANTS;
+use copy::{Programs, SWITCH};
+pub use list::{MUTANTS, SHARD};
 
 /// One planted bug.
 #[derive(Clone, Copy, Debug)]
@@ -26,26 +34,48 @@ pub struct Mutant {
     pub find: &'static str,
     /// `PLANTED` is true while the bug is switched on.
     pub replace: &'static str,
-    /// The check of [`crate::checks`] that finds it.
-    pub found_by: &'static str,
+    pub found_by: FoundBy,
 }
 
-/// Folders of the copy.
-const PARTS: [&str; 4] = ["proto", "scheduler", "node-agent/core", "tests"];
-const MEMBERS: &str = r#"members = ["proto", "scheduler", "scheduler/core", "scheduler/github", "scheduler/store", "node-agent/core", "tests/github-sim", "tests/sim", "planted"]"#;
-/// Crates that carry bugs, and the one that switches them on.
-const CARRIERS: [&str; 4] = [
-    "scheduler/core",
-    "scheduler",
-    "node-agent/core",
-    "tests/sim",
-];
-const PLANTED: &str = r#"//! Which bug is switched on.
-use std::sync::atomic::{AtomicUsize, Ordering};
-static ON: AtomicUsize = AtomicUsize::new(0);
-pub fn plant(n: usize) { ON.store(n, Ordering::Relaxed); }
-pub fn on(n: usize) -> bool { ON.load(Ordering::Relaxed) == n }
-"#;
+/// What finds a bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FoundBy {
+    /// A check of [`crate::checks`].
+    Check(&'static str),
+    /// A test of one of the products' own suites.
+    Test(Suite, &'static str),
+}
+
+/// Suites of tests whose tests find planted bugs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Suite {
+    /// Behaviour of the scheduler's core.
+    SchedulerCore,
+    /// A difficult GitHub.
+    SchedulerGitHub,
+    /// Unit tests of the node agent's core.
+    AgentCore,
+}
+
+impl FoundBy {
+    fn words(self) -> String {
+        match self {
+            Self::Check(name) => format!("check {name}"),
+            Self::Test(suite, name) => format!("test {name} of {}", suite.package()),
+        }
+    }
+}
+
+/// What a run with or without a bug gave.
+struct Shown {
+    found: bool,
+    /// First thing that was found wrong, in one line.
+    what: String,
+    took: Duration,
+}
+
+/// A check or test that takes longer hangs.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// Builds the copy and shows that each of these bugs is found; all when empty.
 /// Prints one line per bug.
@@ -56,167 +86,147 @@ pub fn run(only: &[String]) -> anyhow::Result<()> {
             "there is no planted bug {name}"
         );
     }
-    let program = build()?;
     let chosen: Vec<_> = (1..)
         .zip(MUTANTS)
         .filter(|(_, mutant)| only.is_empty() || only.iter().any(|name| name == mutant.name))
         .collect();
-    // Control: without any bug the checks are content.
-    for check in crate::checks::NAMES {
-        if chosen.iter().any(|(_, mutant)| mutant.found_by == *check) {
-            let (found, text) = check_with(&program, 0, check)?;
-            ensure!(
-                !found,
-                "the check {check} fails without any planted bug:\n{text}"
-            );
-        }
-    }
-    let mut missed = Vec::new();
-    for (n, mutant) in &chosen {
-        let (found, text) = check_with(&program, *n, mutant.found_by)?;
-        let first = text.lines().nth(1).unwrap_or_default().trim();
-        let word = if found { "found" } else { "MISSED" };
-        println!("{word:6} {} by {}: {first}", mutant.name, mutant.found_by);
-        if !found {
-            missed.push(mutant.name);
-        }
-    }
+    let mut finders: Vec<FoundBy> = chosen.iter().map(|(_, mutant)| mutant.found_by).collect();
+    finders.sort();
+    finders.dedup();
+    let begun = Instant::now();
+    let programs = copy::build(&finders)?;
+    println!(
+        "built with {} planted bugs, switched off, in {} s",
+        MUTANTS.len(),
+        begun.elapsed().as_secs()
+    );
+    // Control: with every bug switched off each finder is content. It is run as
+    // well for what it costs: a test that does not exist is content with nothing.
+    let controls = on_every_core(&finders, |finder| {
+        let shown = show(&programs, 0, *finder)?;
+        ensure!(
+            !shown.found,
+            "the {} fails without any planted bug: {}",
+            finder.words(),
+            shown.what
+        );
+        Ok(())
+    });
+    controls.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
+    let found = on_every_core(&chosen, |(n, mutant)| {
+        let shown = show(&programs, *n, mutant.found_by)
+            .with_context(|| format!("with {} planted", mutant.name))?;
+        println!(
+            "{:6} {} by {}: {} ({:.1} s)",
+            if shown.found { "found" } else { "MISSED" },
+            mutant.name,
+            mutant.found_by.words(),
+            shown.what,
+            shown.took.as_secs_f64()
+        );
+        Ok((!shown.found).then_some(mutant.name))
+    });
+    let found = found.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    let missed: Vec<_> = found.into_iter().flatten().collect();
     ensure!(missed.is_empty(), "planted and not found: {missed:?}");
-    println!("{} planted bugs, all found", chosen.len());
+    println!(
+        "{} planted bugs, all found, in {} s",
+        chosen.len(),
+        begun.elapsed().as_secs()
+    );
     Ok(())
 }
 
-fn check_with(program: &Path, n: usize, check: &str) -> anyhow::Result<(bool, String)> {
-    let output = Command::new(program)
-        .args(["check", check])
-        .env("LONGSHORE_PLANTED", n.to_string())
-        .output()
-        .with_context(|| format!("run {}", program.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    match output.status.code() {
-        Some(0) => Ok((false, text)),
-        Some(1) => Ok((true, text)),
-        other => bail!(
-            "the planted program ended with {other:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ),
-    }
+/// The answers in the order of the questions.
+fn on_every_core<T: Sync, R: Send>(of: &[T], ask: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let answers = Mutex::new(Vec::new());
+    let workers = thread::available_parallelism().map_or(2, |n| n.get());
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((n, question)) = {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    of.get(n).map(|question| (n, question))
+                } {
+                    let answer = ask(question);
+                    let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+                    answers.push((n, answer));
+                }
+            });
+        }
+    });
+    let mut answers = answers.into_inner().unwrap_or_else(PoisonError::into_inner);
+    answers.sort_by_key(|(n, _)| *n);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-fn build() -> anyhow::Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let tree = target.join("planted-tree");
-    copy(&root, &tree)?;
-    for (n, mutant) in (1..).zip(MUTANTS) {
-        plant(&tree, n, mutant)?;
-    }
-    let status = Command::new("cargo")
-        .args(["build", "--quiet", "--offline", "-p", "longshore-sim"])
-        .args(["--bin", "longshore-planted"])
-        .current_dir(&tree)
-        .env("CARGO_TARGET_DIR", &target)
-        .env("RUSTFLAGS", "-Awarnings")
-        .env_remove("RUSTC_WORKSPACE_WRAPPER")
-        .status()
-        .context("run cargo")?;
-    ensure!(
-        status.success(),
-        "the copy with the planted bugs does not build"
-    );
-    Ok(target.join("debug/longshore-planted"))
-}
-
-/// Copies what is needed; a file that did not change keeps its time, so that the
-/// next build is quick.
-fn copy(root: &Path, tree: &Path) -> anyhow::Result<()> {
-    for part in PARTS {
-        copy_folder(&root.join(part), &tree.join(part))?;
-    }
-    let manifest = fs::read_to_string(root.join("Cargo.toml")).context("read Cargo.toml")?;
-    let from = manifest.find("members = [").context("no members")?;
-    let to = from + manifest[from..].find(']').context("no end of members")? + 1;
-    let manifest = format!(
-        "{}{MEMBERS}{}\n",
-        &manifest[..from],
-        manifest[to..].replace(
-            "[workspace.dependencies]",
-            "[workspace.dependencies]\nplanted = { path = \"planted\" }"
-        )
-    );
-    write(&tree.join("Cargo.toml"), manifest.as_bytes())?;
-    write(
-        &tree.join("Cargo.lock"),
-        &fs::read(root.join("Cargo.lock")).context("read Cargo.lock")?,
-    )?;
-    write(
-        &tree.join("planted/Cargo.toml"),
-        b"[package]\nname = \"planted\"\nversion = \"0.0.0\"\nedition = \"2024\"\n",
-    )?;
-    write(&tree.join("planted/src/lib.rs"), PLANTED.as_bytes())?;
-    for carrier in CARRIERS {
-        edit(&tree.join(carrier).join("Cargo.toml"), |text| {
-            text.replace(
-                "[dependencies]\n",
-                "[dependencies]\nplanted.workspace = true\n",
-            )
-            .replace(
-                "name = \"longshore-sim\"\npath",
-                "name = \"longshore-planted\"\npath",
-            )
-        })?;
-    }
-    edit(&tree.join("tests/sim/src/main.rs"), |text| {
-        text.replace(
-            "fn main() -> anyhow::Result<()> {\n",
-            "fn main() -> anyhow::Result<()> {\n    let planted = std::env::var(\"LONGSHORE_PLANTED\").ok();\n    planted::plant(planted.and_then(|n| n.parse().ok()).unwrap_or(0));\n",
-        )
+/// Runs a finder with bug `n` switched on, 0 for none.
+fn show(programs: &Programs, n: usize, finder: FoundBy) -> anyhow::Result<Shown> {
+    let begun = Instant::now();
+    let mut command = Command::new(programs.of(finder)?);
+    match finder {
+        FoundBy::Check(name) => command.args(["check", name]),
+        FoundBy::Test(_, name) => command.args(["--exact", name]),
+    };
+    let (code, text) = output(command.env(SWITCH, n.to_string()), &programs.log(n, finder))?;
+    let took = begun.elapsed();
+    let Some(code) = code else {
+        return Ok(Shown {
+            found: true,
+            what: format!("it does not end within {} s", LONGEST.as_secs()),
+            took,
+        });
+    };
+    let (found, what) = match (finder, code) {
+        (FoundBy::Check(name), 0 | 1) => {
+            let line = text.lines().next().unwrap_or_default();
+            let line = line.strip_prefix(name).unwrap_or(line);
+            (code == 1, line.trim_start_matches(": "))
+        }
+        (FoundBy::Test(_, name), 0) => {
+            ensure!(text.contains("1 passed"), "there is no test {name}");
+            (false, "")
+        }
+        (FoundBy::Test(..), 101) => (true, assertion(&text)),
+        _ => bail!("the {} ended with {code}:\n{text}", finder.words()),
+    };
+    Ok(Shown {
+        found,
+        what: what.chars().take(160).collect(),
+        took,
     })
 }
 
-fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
-        let entry = entry?;
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type()?.is_dir() {
-            if !matches!(entry.file_name().to_str(), Some("target" | "node_modules")) {
-                copy_folder(&from, &to)?;
-            }
-        } else if entry.file_type()?.is_file() {
-            write(&to, &fs::read(&from)?)?;
+/// The line after the one that says where a test panicked.
+fn assertion(text: &str) -> &str {
+    let mut lines = text
+        .lines()
+        .skip_while(|line| !line.contains("panicked at"));
+    lines.nth(1).unwrap_or_default()
+}
+
+/// Exit code, `None` after [`LONGEST`], and what the program printed.
+fn output(command: &mut Command, log: &Path) -> anyhow::Result<(Option<i32>, String)> {
+    let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stderr(file.try_clone()?)
+        .stdout(file)
+        .spawn()
+        .with_context(|| format!("run {command:?}"))?;
+    let begun = Instant::now();
+    let code = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status.code().context("it was killed")?);
         }
-    }
-    Ok(())
-}
-
-fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    if fs::read(path).is_ok_and(|old| old == content) {
-        return Ok(());
-    }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, content).with_context(|| format!("write {}", path.display()))
-}
-
-fn edit(path: &Path, change: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    write(path, change(&text).as_bytes())
-}
-
-fn plant(tree: &Path, n: usize, mutant: &Mutant) -> anyhow::Result<()> {
-    let path = tree.join(mutant.file);
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let places = text.matches(mutant.find).count();
-    ensure!(
-        places == 1,
-        "{} no longer fits {}: its place is there {places} times",
-        mutant.name,
-        mutant.file
-    );
-    let bug = mutant
-        .replace
-        .replace("PLANTED", &format!("planted::on({n})"));
-    write(&path, text.replace(mutant.find, &bug).as_bytes())
+        if begun.elapsed() > LONGEST {
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let text = fs::read(log)?;
+    Ok((code, String::from_utf8_lossy(&text).into_owned()))
 }

@@ -126,6 +126,8 @@ pub struct Plan {
     pub matrix: u64,
     /// Longest job.
     pub longest_job_ms: u64,
+    /// An idle runner is stopped after so long.
+    pub idle_ms: u64,
     pub trace: bool,
 }
 
@@ -150,6 +152,7 @@ impl Plan {
             settle_ms: 120 * MINUTE,
             matrix: 4,
             longest_job_ms: 2 * MINUTE,
+            idle_ms: 5 * MINUTE,
             trace: false,
         }
     }

@@ -106,10 +106,14 @@ impl SimStore {
             world.note(|| text);
             match fact {
                 Fact::RunnerPlaced(placed) => {
-                    world.committed_runners.insert(placed.runner.clone());
+                    let by = self.process.id;
+                    world.committed_runners.insert(placed.runner.clone(), by);
                 }
-                Fact::RunnerStopping { runner, .. } => {
+                Fact::RunnerStopping { runner, why, .. } => {
                     world.committed_stops.insert(runner.clone());
+                    let reason = format!("{why:?}");
+                    let reason = reason.split('(').next().unwrap_or_default();
+                    *world.report.stops.entry(reason.to_owned()).or_default() += 1;
                 }
                 Fact::RunnerDeregistered { runner, .. } => {
                     world.committed_deregistrations.insert(runner.clone());
@@ -242,7 +246,7 @@ impl GitHub for SimGitHub {
         });
         let (answer, result) = {
             let mut world = self.0.shared.lock();
-            world.check_registration(&wanted.runner, &path, &wanted.labels);
+            world.check_registration(self.0.id, &wanted.runner, &path, &wanted.labels);
             let url = format!("/{path}/actions/runners/generate-jitconfig");
             let answer = world.call(&wanted.credential, Request::post(&url, &body));
             let value = answer.value();
@@ -359,7 +363,7 @@ impl NodeLink for SimLink {
         for runner in &intent.runners {
             let name = &runner.name;
             let known = match runner.desired {
-                Desired::Run(_) => world.committed_runners.contains(name),
+                Desired::Run(_) => world.committed_runners.contains_key(name),
                 Desired::StopIfIdle | Desired::Kill { .. } => world.committed_stops.contains(name),
                 Desired::Remove { .. } => world.committed_deregistrations.contains(name),
             };

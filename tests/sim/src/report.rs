@@ -18,6 +18,8 @@ pub struct Report {
     pub runnable: u64,
     /// Registrations GitHub ever made for us.
     pub registrations: u64,
+    /// Runners told to stop, by the reason's name.
+    pub stops: BTreeMap<String, u64>,
     /// Of runnable jobs, from queued to in progress, milliseconds.
     pub waits: Vec<u64>,
     /// Everything was done this long after the last fault, milliseconds.

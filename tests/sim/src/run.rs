@@ -298,7 +298,8 @@ impl Stage {
             Event::SchedulerStart => {
                 drop(world);
                 self.scheduler = Some(Scheduler::start(&self.shared, &self.memory));
-                let mut first = vec![Input::Command(configuration())];
+                let configured = configuration(&self.shared.lock().plan);
+                let mut first = vec![Input::Command(configured)];
                 first.extend(budgets());
                 return first;
             }

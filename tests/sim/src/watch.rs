@@ -99,16 +99,23 @@ impl World {
         }
     }
 
-    /// A registration is asked for: only for what is in the store, and only for
-    /// labels that somebody queued a job for and some node can carry.
+    /// A registration is asked for: only for what is in the store, only by the
+    /// process that placed the runner (what an earlier one asked for is unknown, so
+    /// its runner is lost and never used again), and only for labels that somebody
+    /// queued a job for and some node can carry.
     pub(crate) fn check_registration(
         &mut self,
+        process: u64,
         runner: &scheduler_core::model::RunnerName,
         scope: &str,
         labels: &[String],
     ) {
-        if !self.committed_runners.contains(runner) {
-            self.violation(format!("{runner} was registered before it was committed"));
+        match self.committed_runners.get(runner) {
+            None => self.violation(format!("{runner} was registered before it was committed")),
+            Some(placed_by) if *placed_by != process => self.violation(format!(
+                "{runner}, lost with scheduler {placed_by}, was used again by scheduler {process}"
+            )),
+            Some(_) => {}
         }
         let mut wanted: Vec<String> = labels.iter().map(|l| l.to_lowercase()).collect();
         wanted.sort();

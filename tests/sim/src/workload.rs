@@ -1,6 +1,9 @@
 //! Who is there and what they push.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use github_sim::machine::{
     ForeignRunnerSpec, HookSpec, JobSpec, OwnerSpec, RepoSpec, RunSpec, SimError, TokenSpec,
@@ -86,7 +89,8 @@ pub(crate) fn nodes(dice: &mut Dice) -> Vec<SimNode> {
     let gpu = ["self-hosted", "linux", "x64", "gpu", "cuda"];
     let mut nodes = vec![
         SimNode::new("alpha", capability(&base, 8, 16, 0)),
-        SimNode::new("beta", capability(&base, 4, 8, 0)),
+        // Here memory runs out before processors do.
+        SimNode::new("beta", capability(&base, 6, 8, 0)),
         SimNode::new("gamma", capability(&gpu, 8, 32, 4)),
     ];
     if dice.below(2) == 0 {
@@ -98,7 +102,8 @@ pub(crate) fn nodes(dice: &mut Dice) -> Vec<SimNode> {
 }
 
 /// What the configuration file says.
-pub(crate) fn configuration() -> Command {
+pub(crate) fn configuration(plan: &Plan) -> Command {
+    let idle_timeout = Duration::from_millis(plan.idle_ms);
     let gpu = Pool {
         name: PoolName::new("gpu"),
         labels: ["self-hosted", "linux", "x64", "gpu", "cuda"]
@@ -125,15 +130,18 @@ pub(crate) fn configuration() -> Command {
         priority: Priority::Normal,
         placement: Placement::Pack,
         required_properties: Default::default(),
-        idle_timeout: std::time::Duration::from_secs(300),
-        lifetime: std::time::Duration::from_secs(6 * 3600),
+        idle_timeout,
+        lifetime: Duration::from_secs(6 * 3600),
         bare_self_hosted: false,
         precedence: 10,
     };
     Command::Configure {
         pools: vec![gpu],
         shares: vec![("acme/api".to_owned(), 2, 0)],
-        defaults: Box::new(Defaults::default()),
+        defaults: Box::new(Defaults {
+            idle_timeout,
+            ..Defaults::default()
+        }),
     }
 }
 

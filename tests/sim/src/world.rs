@@ -160,8 +160,8 @@ pub(crate) struct World {
     pub(crate) stall_until: u64,
     /// Registrations by their secret: which runner of GitHub.
     pub(crate) jits: BTreeMap<String, (u64, String)>,
-    /// In the store for sure.
-    pub(crate) committed_runners: BTreeSet<RunnerName>,
+    /// In the store for sure, with the process that placed them.
+    pub(crate) committed_runners: BTreeMap<RunnerName, u64>,
     pub(crate) committed_stops: BTreeSet<RunnerName>,
     pub(crate) committed_deregistrations: BTreeSet<RunnerName>,
     pub(crate) runnable: BTreeSet<u64>,
@@ -218,7 +218,7 @@ impl World {
             crashed: Arc::new(Notify::new()),
             stall_until: 0,
             jits: BTreeMap::new(),
-            committed_runners: BTreeSet::new(),
+            committed_runners: BTreeMap::new(),
             committed_stops: BTreeSet::new(),
             committed_deregistrations: BTreeSet::new(),
             runnable: BTreeSet::new(),

@@ -11,6 +11,7 @@ use std::{
 
 use longshore_sim::{
     Fault, Plan, Report,
+    checks::{self, short},
     plan::{GITHUB_FAULTS, MINUTE},
     simulate,
 };
@@ -116,7 +117,7 @@ fn the_same_seed_gives_the_same_run() {
 #[test]
 fn when_nothing_goes_wrong_each_job_costs_one_registration() {
     let reports = simulate_all((1..=10).map(Plan::calm).collect());
-    expect_good(&reports, " --calm");
+    expect_good(&reports, " --plan calm");
     for report in &reports {
         assert_eq!(
             report.registrations, report.runnable,
@@ -132,15 +133,8 @@ fn when_nothing_goes_wrong_each_job_costs_one_registration() {
 
 #[test]
 fn repeated_and_shuffled_webhooks_start_no_extra_runner() {
-    let plans = (1..=10).map(|seed| {
-        let mut plan = Plan::calm(seed);
-        plan.github.webhook_duplicate = 0.5;
-        plan.github.webhook_reorder = 0.5;
-        plan.github.webhook_waiting_after_queued = 0.5;
-        plan
-    });
-    let reports = simulate_all(plans.collect());
-    expect_good(&reports, " --calm");
+    let reports = simulate_all((1..=10).map(checks::shuffled).collect());
+    expect_good(&reports, " --plan shuffled");
     for report in &reports {
         assert_eq!(
             report.registrations, report.runnable,
@@ -152,23 +146,13 @@ fn repeated_and_shuffled_webhooks_start_no_extra_runner() {
 
 #[test]
 fn without_webhooks_the_sweep_serves_every_job() {
-    let plans = (1..=5).map(|seed| Plan {
-        webhooks: false,
-        ..Plan::calm(seed)
-    });
-    let reports = simulate_all(plans.collect());
-    expect_good(&reports, " --calm");
+    let reports = simulate_all((1..=5).map(checks::sweep_only).collect());
+    expect_good(&reports, " --plan sweep_only");
 }
 
 /// A short run, crashed at each call of a port in turn.
 #[test]
 fn a_crash_at_any_call_loses_nothing() {
-    let short = |crash_at_call| Plan {
-        runs: 6,
-        busy_ms: 2 * MINUTE,
-        crash_at_call,
-        ..Plan::calm(1)
-    };
     let whole = simulate(short(None));
     assert!(whole.is_good(), "{:?}", whole.violations);
     let plans: Vec<_> = (1..=whole.calls).map(|call| short(Some(call))).collect();
@@ -176,7 +160,7 @@ fn a_crash_at_any_call_loses_nothing() {
     for (call, report) in (1u64..).zip(&reports) {
         assert!(
             report.is_good(),
-            "crash at call {call} of {}: {:?}",
+            "crash at call {call} of {} (cargo run -p longshore-sim -- --plan short --crash-at-call {call} --trace): {:?}",
             whole.calls,
             report.violations
         );
