@@ -57,13 +57,6 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: Check("calm"),
     },
     Mutant {
-        name: "used_memory_not_counted",
-        file: STATE,
-        find: ".saturating_sub(self.used.memory_bytes)",
-        replace: ".saturating_sub(if PLANTED { 0 } else { self.used.memory_bytes })",
-        found_by: Check("calm"),
-    },
-    Mutant {
         name: "node_maximum_ignored",
         file: STATE,
         find: "(self.capability.max_runners > 0).then(",
@@ -109,13 +102,6 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: Check("calm"),
     },
     Mutant {
-        name: "runner_name_used_again",
-        file: "scheduler/core/src/entropy.rs",
-        find: "        let mut bits = self.next_u64();",
-        replace: "        let mut bits = if PLANTED { self.next_u64() & 3 } else { self.next_u64() };",
-        found_by: Check("calm"),
-    },
-    Mutant {
         name: "orphan_sweep_ignores_the_fleet",
         file: RECONCILE,
         find: ".filter(|runner| runner.name.as_str().starts_with(&prefix))",
@@ -134,7 +120,10 @@ pub const MUTANTS: &[Mutant] = &[
         file: "scheduler/core/src/timers.rs",
         find: "            if since + timeout > now.mono {",
         replace: "            if PLANTED || since + timeout > now.mono {",
-        found_by: Check("storm"),
+        found_by: Test(
+            SchedulerCore,
+            "lifecycle::an_idle_runner_is_removed_only_after_the_four_way_check",
+        ),
     },
     Mutant {
         name: "idle_kills_busy",
