@@ -144,3 +144,62 @@ pub(crate) async fn poll_only() -> Result<Vec<Row>> {
         waits.len(),
     )])
 }
+
+/// 100 jobs at once, `in_progress` spread over 28 s and shuffled: registrations beyond the 100 that are needed.
+pub(crate) async fn extra() -> Result<Vec<Row>> {
+    const BURST: usize = 100;
+    let names = repositories(1, 1);
+    let fleet = Fleet::start(Setup {
+        repositories: &names,
+        webhooks: true,
+        ..Setup::default()
+    })
+    .await?;
+    let mut node = Node::attach(
+        &fleet.scheduler.listen.nodes,
+        "bench-node",
+        256,
+        Life::For(Duration::from_secs(35)),
+    )
+    .await?;
+    let spread = json!({"webhook_delay": {"probability": 1.0, "min_ms": 0, "max_ms": 28_000, "actions": ["in_progress"]}});
+    fleet.sim.http.put("/_sim/faults", &spread).await?;
+    let began = Instant::now();
+    fleet
+        .sim
+        .control(
+            "jobs",
+            json!({"repository": names[0], "name": "burst", "labels": ["self-hosted", "linux", "x64"], "matrix": BURST,
+                "simulate": {"start_after_ms": 0, "duration_ms": 30_000, "conclusion": "success", "online_after_ms": 0}}),
+        )
+        .await?;
+    let mut at = Vec::new();
+    while at.len() < BURST {
+        let assigned = timeout(Duration::from_secs(120), node.assigned.recv())
+            .await
+            .context("the burst was not assigned within 120 s")?
+            .context("the node's stream ended")?;
+        at.push((assigned.at - began).as_secs_f64() * 1_000.0);
+    }
+    keep_samples("burst_assigned_ms", &at)?;
+    fleet
+        .sim
+        .wait_for(json!({"jobs_completed": BURST}), Duration::from_secs(180))
+        .await?;
+    // Every delayed event has arrived once nothing is due: what is surplus has shown itself.
+    fleet
+        .sim
+        .wait_for(json!({"deliveries_idle": true}), Duration::from_secs(60))
+        .await?;
+    let made = fleet.list("runners/history").await?.len();
+    println!(
+        "last of {BURST} assigned after {:.0} ms",
+        percentile(&at, 1.0)
+    );
+    Ok(vec![Row::new(
+        "burst_extra_runners",
+        (made as f64 - BURST as f64, "runners"),
+        ("runners needed", BURST as f64),
+        BURST,
+    )])
+}

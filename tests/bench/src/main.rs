@@ -5,6 +5,7 @@
 //! samples are kept beside the table.
 
 mod assign;
+mod burst;
 mod calls;
 mod core;
 mod fairness;
@@ -50,6 +51,8 @@ const MEASUREMENTS: &[(&[&str], Measurement)] = &[
     (&["webhook_to_assign_p50", "webhook_to_assign_p99"], || {
         Box::pin(assign::run())
     }),
+    (&["burst_start_rate"], || Box::pin(burst::run())),
+    (&["burst_extra_runners"], || Box::pin(calls::extra())),
     (&["github_calls_per_job"], || Box::pin(calls::per_job())),
     (&["github_idle_calls_per_repo_minute"], || {
         Box::pin(calls::idle())
