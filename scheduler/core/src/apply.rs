@@ -1399,15 +1399,22 @@ fn unit_for(
 pub(crate) const NO_GROUP: GroupIx = GroupIx::MAX;
 
 impl Runner {
-    /// On its way to a job, or waiting for one.
+    /// On its way to a job, waiting for one, or at one that GitHub has not named yet:
+    /// that job still counts as queued, and must not ask for a second runner.
     pub(crate) fn is_supply(&self) -> bool {
-        matches!(
-            self.phase(),
+        match self.phase() {
             RunnerPhase::Reserved
-                | RunnerPhase::Registered
-                | RunnerPhase::Starting
-                | RunnerPhase::Idle
-        )
+            | RunnerPhase::Registered
+            | RunnerPhase::Starting
+            | RunnerPhase::Idle => true,
+            RunnerPhase::Busy => self.is_taken() && !self.soft.unclaimed,
+            RunnerPhase::Stopping | RunnerPhase::Retired => false,
+        }
+    }
+
+    /// A worker runs in it, and GitHub has not said for which job.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.job.is_none() && self.has_worker()
     }
 
     /// GitHub has not answered for it, and still may.

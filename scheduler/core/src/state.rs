@@ -217,6 +217,10 @@ pub(crate) struct RunnerSoft {
     /// Order of placement as this process saw it.
     pub(crate) order: u64,
     pub(crate) idle_since: Option<u64>,
+    /// Since when a worker runs in it without GitHub having said for which job.
+    pub(crate) taken_since: Option<u64>,
+    /// That lasted too long: it runs a job we do not know, and stands for none of ours.
+    pub(crate) unclaimed: bool,
     /// Generation of the intent that first told it to stop.
     pub(crate) stop_generation: Generation,
     /// The node looked after that and saw no worker.

@@ -20,6 +20,9 @@ use crate::{
 const START_LIMIT_MS: u64 = 10 * 60_000;
 /// A runner alive so long after its job completed is stuck (facts.md 5 row 6).
 const AFTER_COMPLETION_MS: u64 = 10 * 60_000;
+/// GitHub names the job of a busy runner by webhook, and a sweep finds it within two
+/// minutes; after that it is a job we do not see (facts.md 5 row 2).
+const UNCLAIMED_MS: u64 = 3 * 60_000;
 /// Completed jobs stay in memory so long, and at most so many.
 const COMPLETED_KEPT_MS: u64 = 60 * 60_000;
 const COMPLETED_KEPT: usize = 20_000;
@@ -364,6 +367,7 @@ impl Fleet {
         } else if phase != RunnerPhase::Busy {
             runner.soft.idle_since = None;
         }
+        let claim = self.attend_claim(now, name);
         let runner = self.runners.get(name)?;
         let lifetime = runner.placed.at + runner.placed.lifetime_ms;
         let hard = runner.stopping.is_some() && !runner.stops_softly();
@@ -374,7 +378,7 @@ impl Fleet {
             self.stop(now, name, StopReason::Lifetime, facts);
             return None;
         }
-        let mut next = mono_of(lifetime);
+        let mut next = mono_of(lifetime).min(claim.unwrap_or(u64::MAX));
         if runner.stopping.is_some() {
             let retry = runner.soft.deregister_after;
             return Some(if retry > now.mono {
@@ -428,6 +432,26 @@ impl Fleet {
             }
         }
         Some(next)
+    }
+
+    /// A worker without a named job stands for a queued job, for a while.
+    fn attend_claim(&mut self, now: Now, name: &RunnerName) -> Option<u64> {
+        let runner = self.runners.get_mut(name)?;
+        if !runner.is_taken() {
+            runner.soft.taken_since = None;
+            runner.soft.unclaimed = false;
+            return None;
+        }
+        if runner.soft.unclaimed {
+            return None;
+        }
+        let limit = *runner.soft.taken_since.get_or_insert(now.mono) + UNCLAIMED_MS;
+        if limit > now.mono {
+            return Some(limit);
+        }
+        runner.soft.unclaimed = true;
+        self.recount(name);
+        None
     }
 
     /// Nobody wants another runner like it: its pool went or changed its image, its

@@ -262,7 +262,7 @@ fn announce(
         if runner.phase != Phase::Ready {
             continue;
         }
-        runner.become_(Phase::Online);
+        runner.become_(Phase::Busy);
         // A full or closed queue only means that nobody measures any more.
         let _ = tell.try_send(Assigned {
             runner: name.clone(),
@@ -288,6 +288,7 @@ fn report(accepted: Generation, runners: &BTreeMap<String, Runner>) -> AttachReq
             name: name.clone(),
             phase: runner.phase.into(),
             observation: runner.observation,
+            worker: runner.phase == Phase::Busy,
             container_id: format!("bench{}", &name[name.len().saturating_sub(8)..]),
             exit: (runner.phase == Phase::Exited).then(|| RunnerExit {
                 code: Some(0),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use scheduler_core::{Fleet, Node, Runner, fact::*, model::*};
+use scheduler_core::{Fleet, Node, Runner, fact::*, input::ObservedPhase, model::*};
 
 /// Breakers as the facts told them; the oracle keeps its own books.
 #[derive(Default)]
@@ -273,6 +273,14 @@ pub(crate) fn judge_waiting(fleet: &Fleet, breakers: &Breakers, limited: bool, n
                 | RunnerPhase::Starting
                 | RunnerPhase::Idle
         );
+        // Busy, and GitHub has not named the job yet: it may be one that still counts as queued.
+        let unnamed = runner.phase() == RunnerPhase::Busy
+            && runner.job.is_none()
+            && runner
+                .observed
+                .as_ref()
+                .is_some_and(|seen| seen.worker || seen.phase == ObservedPhase::Busy);
+        let coming = coming || unnamed;
         let node = fleet.node(&runner.placed.node).expect("known");
         if coming && node.unreachable_since.is_none() {
             let key = (
