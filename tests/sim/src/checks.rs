@@ -52,7 +52,11 @@ pub fn check(name: &str) -> Result<(), String> {
 
 /// Deliveries repeated and out of order, nothing else.
 pub fn shuffled(seed: u64) -> Plan {
-    let mut plan = Plan::calm(seed);
+    let mut plan = Plan {
+        one_label_set: true,
+        approvals: 2_000,
+        ..Plan::calm(seed)
+    };
     plan.github.webhook_duplicate = 0.5;
     plan.github.webhook_reorder = 0.5;
     plan.github.webhook_waiting_after_queued = 0.5;

@@ -199,7 +199,8 @@ impl World {
 
     pub(crate) fn engine_look(&mut self, n: usize, runner: String) {
         let chance = self.plan.look_fails;
-        if !self.nodes[n].engine.up || (!self.quiet && self.dice.in_10000(chance)) {
+        // Also after the other faults have stopped: a runner is looked at when it has been idle, and then it is quiet.
+        if !self.nodes[n].engine.up || self.dice.in_10000(chance) {
             if self.nodes[n].engine.up {
                 self.fired(Fault::LookFails);
             }

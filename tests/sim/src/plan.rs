@@ -84,7 +84,7 @@ pub const GITHUB_FAULTS: [&str; 15] = [
     "webhook_delay",
     "webhook_waiting_after_queued",
     "webhook_runner_fields",
-    "list_lag",
+    "list_lag_ms",
     "busy_flip",
     "jit_500_after_create",
     "jit_500_before_create",
@@ -116,8 +116,13 @@ pub struct Plan {
     /// Deliveries at all; without them only sweeps tell.
     pub webhooks: bool,
     pub sweep_ms: u64,
+    /// Runs that wait for an approval, per 10,000.
+    pub approvals: u64,
     /// Jobs with labels nobody here has, per 10,000.
     pub unrunnable: u64,
+    /// All runnable jobs ask for the same labels. With several sets GitHub may give a job to a runner that also
+    /// fits a narrower one, and the runner made for the other then fits nothing.
+    pub one_label_set: bool,
     /// Crash at exactly this call of a port, once.
     pub crash_at_call: Option<u64>,
     /// Longest time from the end of the busy time until everything is done.
@@ -147,7 +152,9 @@ impl Plan {
             cancels: 0,
             webhooks: true,
             sweep_ms: MINUTE,
+            approvals: 0,
             unrunnable: 1_000,
+            one_label_set: false,
             crash_at_call: None,
             settle_ms: 120 * MINUTE,
             matrix: 4,
@@ -206,7 +213,8 @@ impl Plan {
             github,
             prepare_fails: often(300),
             hand_over_fails: often(300),
-            look_fails: often(500),
+            look_fails: often(5_000),
+            approvals: often(2_000),
             runner_quits: often(200),
             cancels: often(1_500),
             runs: 50 + often(30),

@@ -305,6 +305,7 @@ impl Stage {
             }
             Event::Push => world.push(),
             Event::Cancel { run } => world.cancel(run),
+            Event::Approve { run } => world.approve(run),
             Event::Sweep => {
                 let every = world.plan.sweep_ms;
                 world.plan_in(every, Event::Sweep);

@@ -211,6 +211,9 @@ impl World {
             (_, 2) => vec!["self-hosted", "Linux", "X64"],
             _ => vec!["self-hosted", "linux"],
         };
+        if self.plan.one_label_set {
+            labels = vec!["self-hosted", "linux"];
+        }
         if self.dice.in_10000(unrunnable) {
             labels = match self.dice.below(3) {
                 0 => vec!["self-hosted", "linux", "arm64"],
@@ -222,6 +225,11 @@ impl World {
         if matrix > 1 {
             job = job.matrix(u32::try_from(matrix).unwrap_or(1));
         }
+        let approvals = self.plan.approvals;
+        let protected = approvals > 0 && self.dice.in_10000(approvals);
+        if protected {
+            job = job.environment("production");
+        }
         let mut jobs = vec![job];
         if self.dice.below(3) == 0 {
             jobs.push(JobSpec::new("after", &labels).needs(&["build"]));
@@ -229,6 +237,9 @@ impl World {
         match self.github.queue_run(&RunSpec::new(repository, jobs)) {
             Ok(run) => {
                 self.note(|| format!("run {run}: {matrix} jobs for {labels:?} in {repository}"));
+                if protected {
+                    self.plan_within(100, 120_000, Event::Approve { run });
+                }
                 if self.dice.in_10000(cancels) {
                     self.plan_within(100, 60_000, Event::Cancel { run });
                 }
@@ -236,6 +247,12 @@ impl World {
             Err(error) => self.violation(format!("the workload could not be pushed: {error}")),
         }
         self.sort_jobs();
+    }
+
+    pub(crate) fn approve(&mut self, run: u64) {
+        self.note(|| format!("run {run} is approved"));
+        // A run that was cancelled meanwhile has nothing to approve.
+        let _ = self.github.approve_run(run);
     }
 
     pub(crate) fn cancel(&mut self, run: u64) {

@@ -34,6 +34,10 @@ pub(crate) enum Event {
     Cancel {
         run: u64,
     },
+    /// Somebody approves the deployment its jobs wait for.
+    Approve {
+        run: u64,
+    },
     Sweep,
     ListRunners,
     Fault(Fault),
