@@ -17,7 +17,7 @@ use longshore_scheduler::{
     web::WebhookBounds,
 };
 use scheduler_store::{Options, Sqlite};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Wrong arguments or configuration.
 const USAGE: u8 = 2;
@@ -127,8 +127,10 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         stored_settings: stored.is_some(),
     })
     .await?;
+    // Before anybody is told that it runs: whoever is told may end it at once.
+    let signals = Signals::listen()?;
     announce(running.addresses)?;
-    let failure = wait(&mut running).await?;
+    let failure = wait(&mut running, signals).await;
     systemd::notify("STOPPING=1");
     let ending = async {
         running.shutdown().await;
@@ -207,16 +209,29 @@ fn announce(addresses: Addresses) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The two signals that end it in order.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Waits for a signal, or for the driver to fail: the reason then.
-async fn wait(running: &mut Running) -> anyhow::Result<Option<String>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
+async fn wait(running: &mut Running, mut signals: Signals) -> Option<String> {
+    tokio::select! {
+        _ = signals.terminate.recv() => None,
+        _ = signals.interrupt.recv() => None,
         failure = running.failed() => {
             tracing::error!(failure, "the scheduler cannot go on");
             Some(failure)
         }
-    })
+    }
 }
