@@ -651,3 +651,21 @@ fn a_demand_that_rested_is_served_at_once_when_github_assigns_again_or_scaling_i
         assert_eq!(world.runners().len(), 1);
     }
 }
+
+#[test]
+fn a_worker_whose_job_is_not_named_yet_asks_for_no_second_runner_for_a_while() {
+    let mut world = World::started();
+    world.join("a", machine());
+    world.see(&job(1, "acme/web", X64));
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.observe(&runner, ObservedPhase::Busy);
+    world.live(60_000);
+    assert_eq!(world.runners().len(), 1, "GitHub's word is only late");
+    world.live(3 * 60_000);
+    assert_eq!(
+        world.runners().len(),
+        2,
+        "it runs a job we do not see: ours still waits"
+    );
+}
