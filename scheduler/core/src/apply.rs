@@ -1188,6 +1188,7 @@ impl Fleet {
         }
         self.capacity = Capacity::with_pools(self.plans());
         self.demand = self.demand.emptied(self.defaults.ageing.as_millis() as u64);
+        self.soft.spent.clear();
         for (scope, rest) in &self.rests {
             let ix = self.demand.scope(scope);
             self.demand.set_resting(ix, rest.resting);

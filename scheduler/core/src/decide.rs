@@ -180,6 +180,7 @@ impl Fleet {
             facts,
         );
         if ours {
+            self.drop_spent(&runner);
             self.note_assigned(id, facts);
         }
         self.check_admitted(now, id, &runner, facts);

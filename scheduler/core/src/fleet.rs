@@ -19,6 +19,7 @@ use crate::{
         RunnerPhase, Scope,
     },
     owed::Owed,
+    spent::Spent,
     state::{
         Autoscaler, Budget, Floor, Job, Node, Orphan, PoolEntry, Queue, Rest, Runner, Share, Status,
     },
@@ -82,6 +83,8 @@ pub(crate) struct Soft {
     /// Runners over lately, for answers that arrive after their end.
     pub(crate) graves: Table<RunnerName, (Scope, CredentialName)>,
     pub(crate) grave_order: VecDeque<RunnerName>,
+    /// Runners over after a job that GitHub has not named yet.
+    pub(crate) spent: BTreeMap<RunnerName, Spent>,
     /// Registrations of our prefix seen without a live runner: when first.
     pub(crate) strangers: BTreeMap<RunnerName, u64>,
     /// Orphans whose deletion rests after a failure: until when, and how often it failed.

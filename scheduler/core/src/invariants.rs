@@ -117,6 +117,9 @@ impl Fleet {
 
     fn check_demand(&self, breaches: &mut Vec<String>) {
         let mut supply: BTreeMap<u32, u32> = BTreeMap::new();
+        for spent in self.soft.spent.values() {
+            *supply.entry(spent.group).or_default() += 1;
+        }
         let mut live: BTreeMap<u32, u32> = BTreeMap::new();
         let mut reserved: BTreeMap<&str, u32> = BTreeMap::new();
         for (name, runner) in self.runners.iter() {

@@ -29,6 +29,7 @@ mod owed;
 mod place;
 mod reconcile;
 mod snapshot;
+mod spent;
 mod state;
 mod table;
 mod timers;

@@ -524,6 +524,10 @@ impl Fleet {
             .is_some_and(|(answer, _)| answer.is_gone());
         let listed = runner.registered.is_some() || runner.soft.lost || runner.is_consumed();
         let deregister = listed && !clean && !gone && !self.orphans.contains_key(name);
+        let spent = runner
+            .ran_unnamed(exit.as_ref())
+            .then(|| runner.spent(now))
+            .flatten();
         self.emit(
             Fact::RunnerRetired {
                 runner: name.clone(),
@@ -534,6 +538,9 @@ impl Fleet {
             },
             facts,
         );
+        if let Some(spent) = spent {
+            self.keep_spent(name, spent);
+        }
     }
 
     /// The shell holds no registration for it: what its node says decides.

@@ -39,6 +39,7 @@ pub(crate) enum Due {
     Demand(DemandKey),
     Image(String, Option<NodeName>),
     Credential(CredentialName),
+    Spent(RunnerName),
     Floor((Scope, PoolName, Vec<String>)),
     Retention,
     Expiry,
@@ -299,6 +300,7 @@ impl Fleet {
                     .filter(|until| *until > now.utc)
                     .map(mono_of)
             }
+            Due::Spent(name) => self.attend_spent(now, name),
             Due::Floor(key) => {
                 let floor = self.floors.get(key)?;
                 if floor.until > now.utc {

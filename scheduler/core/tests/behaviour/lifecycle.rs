@@ -669,3 +669,46 @@ fn a_worker_whose_job_is_not_named_yet_asks_for_no_second_runner_for_a_while() {
         "it runs a job we do not see: ours still waits"
     );
 }
+
+#[test]
+fn a_runner_that_ended_before_its_job_was_named_is_not_replaced_at_once() {
+    let mut world = World::started();
+    world.join("a", machine());
+    world.see(&job(1, "acme/web", X64));
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.observe(&runner, ObservedPhase::Busy);
+    world.exit(&runner, "finished", 0);
+    assert!(world.runners().is_empty(), "its job may be the queued one");
+    world.live(20_000);
+    assert!(world.runners().is_empty(), "GitHub's word is only late");
+    world.live(20_000);
+    assert_eq!(world.runners().len(), 1, "it ran a job we do not see");
+}
+
+#[test]
+fn a_late_word_about_an_ended_runner_frees_what_it_stood_for() {
+    let mut world = World::started();
+    world.join("a", machine());
+    world.see(&job(1, "acme/web", X64));
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.exit(&runner, "finished", 0);
+    world.see(&job(2, "acme/web", X64));
+    assert_eq!(world.runners().len(), 1, "two jobs wait, one runner is spent");
+    world.start(&job(1, "acme/web", X64), &runner);
+    assert_eq!(world.runners().len(), 1, "one job waits, one runner comes");
+    world.see(&job(3, "acme/web", X64));
+    assert_eq!(world.runners().len(), 2, "nothing stands for the third");
+}
+
+#[test]
+fn a_runner_that_failed_without_a_job_is_replaced_at_once() {
+    let mut world = World::started();
+    world.join("a", machine());
+    world.see(&job(1, "acme/web", X64));
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.exit(&runner, "killed", 137);
+    assert_eq!(world.runners().len(), 1, "nobody took the job");
+}

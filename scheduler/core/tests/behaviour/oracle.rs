@@ -1,7 +1,7 @@
 //! Placement judged by a plain scan over strings: what may be placed where, what
 //! must not wait, and which node is the best fit. Shares nothing with the index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scheduler_core::{Fleet, Node, Runner, fact::*, input::ObservedPhase, model::*};
 
@@ -11,6 +11,12 @@ pub(crate) struct Breakers {
     images: BTreeMap<(String, Option<NodeName>), UtcMillis>,
     scopes: BTreeMap<Scope, UtcMillis>,
     demands: BTreeMap<(Scope, String, Vec<String>), (u32, UtcMillis)>,
+    placed: BTreeMap<RunnerName, Box<RunnerPlaced>>,
+    named: BTreeSet<RunnerName>,
+    at_work: BTreeSet<RunnerName>,
+    told_to_stop: BTreeSet<RunnerName>,
+    /// Ended without GitHub having named a job of theirs: since when.
+    over: BTreeMap<RunnerName, UtcMillis>,
 }
 
 impl Breakers {
@@ -48,8 +54,49 @@ impl Breakers {
                 let key = (scope.clone(), repository.clone(), labels.clone());
                 self.demands.remove(&key);
             }
+            Fact::RunnerObserved {
+                runner,
+                phase,
+                worker,
+                ..
+            } => {
+                if *worker || *phase == ObservedPhase::Busy {
+                    self.at_work.insert(runner.clone());
+                } else {
+                    self.at_work.remove(runner);
+                }
+            }
+            Fact::RunnerStopping { runner, .. } => {
+                self.told_to_stop.insert(runner.clone());
+            }
+            Fact::RunnerPlaced(placed) => {
+                self.placed.insert(placed.runner.clone(), placed.clone());
+            }
+            Fact::JobBound { runner, .. } => {
+                self.named.insert(runner.clone());
+                self.over.remove(runner);
+            }
+            Fact::RunnerRetired {
+                runner, exit, at, ..
+            } => {
+                let by_itself = exit.as_ref().is_some_and(|exit| exit.cause == "finished")
+                    && !self.told_to_stop.contains(runner);
+                let ran = by_itself || self.at_work.contains(runner);
+                if ran && !self.named.contains(runner) {
+                    self.over.insert(runner.clone(), *at);
+                }
+            }
             _ => {}
         }
+    }
+
+    /// Runners that may have run one of the jobs which still count as queued: gone at
+    /// most half a minute ago, and GitHub's word on them may still be on the way.
+    fn spent(&self, now: Now) -> impl Iterator<Item = &RunnerPlaced> {
+        self.over
+            .iter()
+            .filter(move |(_, at)| now.utc < **at + 30_000)
+            .filter_map(|(name, _)| self.placed.get(name).map(|placed| &**placed))
     }
 
     fn demand_rests(&self, job: &scheduler_core::input::JobSeen, now: Now) -> bool {
@@ -290,6 +337,14 @@ pub(crate) fn judge_waiting(fleet: &Fleet, breakers: &Breakers, limited: bool, n
             );
             *supply.entry(key).or_default() += 1;
         }
+    }
+    for placed in breakers.spent(now) {
+        let key = (
+            placed.scope.clone(),
+            placed.labels.clone(),
+            placed.pool.clone(),
+        );
+        *supply.entry(key).or_default() += 1;
     }
     let live: Vec<&Runner> = fleet.runners().collect();
     for ((scope, labels, pool), jobs) in &demand {
