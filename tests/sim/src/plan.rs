@@ -120,9 +120,6 @@ pub struct Plan {
     pub approvals: u64,
     /// Jobs with labels nobody here has, per 10,000.
     pub unrunnable: u64,
-    /// All runnable jobs ask for the same labels. With several sets GitHub may give a job to a runner that also
-    /// fits a narrower one, and the runner made for the other then fits nothing.
-    pub one_label_set: bool,
     /// Crash at exactly this call of a port, once.
     pub crash_at_call: Option<u64>,
     /// Longest time from the end of the busy time until everything is done.
@@ -154,7 +151,6 @@ impl Plan {
             sweep_ms: MINUTE,
             approvals: 0,
             unrunnable: 1_000,
-            one_label_set: false,
             crash_at_call: None,
             settle_ms: 120 * MINUTE,
             matrix: 4,

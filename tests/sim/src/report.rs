@@ -18,6 +18,8 @@ pub struct Report {
     pub runnable: u64,
     /// Registrations GitHub ever made for us.
     pub registrations: u64,
+    /// Runnable jobs that GitHub gave to a runner made for other labels.
+    pub strayed: u64,
     /// Runners told to stop, by the reason's name.
     pub stops: BTreeMap<String, u64>,
     /// Of runnable jobs, from queued to in progress, milliseconds.

@@ -1,6 +1,9 @@
 //! One run from the first push to the last container.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use github_sim::machine::{DeliveryOutcome, Faults as GithubFaults, Outgoing, Status};
 use longshore_scheduler::inbox::Inbox;
@@ -509,11 +512,32 @@ impl World {
         self.report.runnable = self.runnable.len() as u64;
         let ours = self.github.registrations_ever();
         self.report.registrations = ours.filter(|r| World::is_ours(&r.name)).count() as u64;
+        self.report.strayed = self.strayed();
         for (name, count) in self.github.faults_fired() {
             self.report.fired.insert((*name).to_owned(), *count);
         }
         for problem in problems {
             self.violation(problem);
         }
+    }
+
+    /// Jobs whose runner carries other labels than they ask for.
+    fn strayed(&self) -> u64 {
+        let folded = |labels: &[String]| -> BTreeSet<String> {
+            labels.iter().map(|label| label.to_lowercase()).collect()
+        };
+        let made_for: BTreeMap<&str, BTreeSet<String>> = self
+            .github
+            .registrations_ever()
+            .map(|runner| (runner.name.as_str(), folded(&runner.labels)))
+            .collect();
+        let jobs = self.runnable.iter().filter_map(|id| self.github.job(*id));
+        let strayed = jobs.filter(|job| {
+            job.assignments
+                .last()
+                .and_then(|runner| made_for.get(runner.as_str()))
+                .is_some_and(|labels| *labels != folded(&job.labels))
+        });
+        strayed.count() as u64
     }
 }

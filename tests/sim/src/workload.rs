@@ -211,9 +211,6 @@ impl World {
             (_, 2) => vec!["self-hosted", "Linux", "X64"],
             _ => vec!["self-hosted", "linux"],
         };
-        if self.plan.one_label_set {
-            labels = vec!["self-hosted", "linux"];
-        }
         if self.dice.in_10000(unrunnable) {
             labels = match self.dice.below(3) {
                 0 => vec!["self-hosted", "linux", "arm64"],

@@ -695,7 +695,11 @@ fn a_late_word_about_an_ended_runner_frees_what_it_stood_for() {
     world.bring_up(&runner);
     world.exit(&runner, "finished", 0);
     world.see(&job(2, "acme/web", X64));
-    assert_eq!(world.runners().len(), 1, "two jobs wait, one runner is spent");
+    assert_eq!(
+        world.runners().len(),
+        1,
+        "two jobs wait, one runner is spent"
+    );
     world.start(&job(1, "acme/web", X64), &runner);
     assert_eq!(world.runners().len(), 1, "one job waits, one runner comes");
     world.see(&job(3, "acme/web", X64));

@@ -257,13 +257,40 @@ fn a_report_older_than_a_runner_does_not_make_it_vanish() {
     world.report("a");
     let stale = world.report_of("a");
     queue(&mut world, 1..2);
+    let runner = world.only_runner();
     for _ in 0..20 {
         world.now.mono += 9_000;
         world.now.utc += 9_000;
         world.step(&[Input::NodeReported(Box::new(stale.clone()))]);
     }
-    assert_eq!(world.runners().len(), 1);
+    assert_eq!(world.only_runner(), runner, "no other took its place");
     assert_eq!(world.owes(is_intent), 1, "it still has to hear of it");
+}
+
+#[test]
+fn one_report_without_a_runner_is_not_its_end() {
+    let mut world = World::started();
+    world.join("a", machine());
+    queue(&mut world, 1..2);
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    let known = world.seen.get_mut(&node_name("a")).map(std::mem::take);
+    world.report("a");
+    world.pass(5_000);
+    world.seen.insert(node_name("a"), known.unwrap());
+    world.live(60_000);
+    assert_eq!(world.only_runner(), runner);
+}
+
+#[test]
+fn memory_bounds_a_node_before_its_processors_do() {
+    let mut world = World::started();
+    let mut narrow = machine();
+    narrow.capacity.cpu_millis = 64_000;
+    narrow.capacity.memory_bytes = 9 * GIB;
+    world.join("a", narrow);
+    queue(&mut world, 1..9);
+    assert_eq!(world.on("a"), 2, "two runners of 4 GiB each");
 }
 
 #[test]

@@ -57,6 +57,33 @@ pub const MUTANTS: &[Mutant] = &[
         found_by: Check("calm"),
     },
     Mutant {
+        name: "used_memory_not_counted",
+        file: STATE,
+        find: ".saturating_sub(self.used.memory_bytes)",
+        replace: ".saturating_sub(if PLANTED { 0 } else { self.used.memory_bytes })",
+        found_by: Test(
+            SchedulerCore,
+            "nodes::memory_bounds_a_node_before_its_processors_do",
+        ),
+    },
+    Mutant {
+        name: "a_missing_runner_is_replaced_at_once",
+        file: RECONCILE,
+        find: "        if now.mono - since >= grace {\n            self.retire(now, name, None, RetireReason::Vanished, facts);",
+        replace: "        if PLANTED || now.mono - since >= grace {\n            self.retire(now, name, None, RetireReason::Vanished, facts);",
+        found_by: Test(
+            SchedulerCore,
+            "nodes::one_report_without_a_runner_is_not_its_end",
+        ),
+    },
+    Mutant {
+        name: "an_ended_runner_is_replaced_before_its_job_is_named",
+        file: "scheduler/core/src/spent.rs",
+        find: "        if self.soft.spent.len() >= KEPT {",
+        replace: "        if PLANTED || self.soft.spent.len() >= KEPT {",
+        found_by: Check("shuffled_webhooks"),
+    },
+    Mutant {
         name: "node_maximum_ignored",
         file: STATE,
         find: "(self.capability.max_runners > 0).then(",
