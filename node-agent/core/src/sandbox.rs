@@ -1,6 +1,6 @@
 //! The whole container of a runner as data. The engine crate only translates it.
 //!
-//! Rows are those of the isolation table in `docs/isolation.md`: 1 to 24, 26,
+//! Rows are those of the isolation table in `docs/security.md`: 1 to 24, 26,
 //! 27, 29 and 30 hold for profile `strict`. What may differ between two strict
 //! sandboxes is in [`Request`] and [`Place`], and nothing in either can add a
 //! capability, a device, a host folder or a host namespace.
