@@ -12,7 +12,7 @@ use crate::{
     entropy::Entropy,
     explain::Explanation,
     fact::Fact,
-    input::{Defaults, Input},
+    input::{DEFAULT_IMAGE, Defaults, Input},
     labels::Labels,
     model::{
         CredentialName, Generation, JobId, NodeName, Now, Origin, PoolName, Resources, RunnerName,
@@ -94,7 +94,7 @@ pub(crate) struct Soft {
 impl Default for Defaults {
     fn default() -> Self {
         Self {
-            image: "ghcr.io/actions/actions-runner:latest".to_owned(),
+            image: DEFAULT_IMAGE.to_owned(),
             max_runners: 0,
             idle_timeout: Duration::from_secs(300),
             lifetime: Duration::from_secs(6 * 3600 + 15 * 60),

@@ -228,6 +228,10 @@ pub enum Command {
     },
 }
 
+/// GitHub's own runner image. A tag, not a digest: GitHub gives no jobs to a runner that is
+/// 30 days behind its newest release (facts.md 3), so a digest built in here would stop working.
+pub const DEFAULT_IMAGE: &str = "ghcr.io/actions/actions-runner:latest";
+
 /// Fleet-wide settings of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {

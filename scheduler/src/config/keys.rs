@@ -58,9 +58,6 @@ const fn list(
     }
 }
 
-/// GitHub's own runner image. A pool or `--image` names another, best by digest.
-pub const DEFAULT_IMAGE: &str = "ghcr.io/actions/actions-runner:latest";
-
 /// All settings, in the order `--check-config` prints them.
 pub const KEYS: &[Key] = &[
     key(
@@ -101,7 +98,7 @@ pub const KEYS: &[Key] = &[
         "scheduler.image",
         "image",
         "IMAGE",
-        Some(DEFAULT_IMAGE),
+        Some(scheduler_core::input::DEFAULT_IMAGE),
         "Runner image of pools that name none",
     ),
     key(
