@@ -47,19 +47,32 @@ pub(crate) fn wait_for_signal() -> Signal {
     }
 }
 
-/// A child starts with no signal blocked, in a process group of its own.
+/// A child starts with no signal blocked or ignored, in a process group of its own. A shell that
+/// finds a signal ignored cannot trap it, and whoever was started in the background ignores SIGINT.
 pub(crate) fn fresh_signals(command: &mut Command) {
     command.process_group(0);
     let set = set();
-    // SAFETY: between fork and exec only pthread_sigmask is called, which is async-signal-safe, on a copied set
+    // SAFETY: between fork and exec only signal and pthread_sigmask are called, which are async-signal-safe, on a copied set
     unsafe {
         command.pre_exec(move || {
-            if libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) == 0 {
+            let fresh = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM]
+                .into_iter()
+                .all(|signal| libc::signal(signal, libc::SIG_DFL) != libc::SIG_ERR);
+            if fresh && libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) == 0 {
                 Ok(())
             } else {
                 Err(io::Error::last_os_error())
             }
         });
+    }
+}
+
+/// As a program that a script started in the background.
+#[cfg(test)]
+pub(crate) fn ignore_interrupts() {
+    // SAFETY: changes only what this process does with SIGINT
+    unsafe {
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
     }
 }
 

@@ -321,7 +321,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_step_is_interrupted_first() {
+    fn a_cancelled_step_is_interrupted_first_even_where_interrupts_are_ignored() {
+        os::ignore_interrupts();
         let (dir, env) = (tempfile::tempdir().unwrap(), path_only());
         let cancelled = AtomicBool::new(false);
         let c = context(dir.path(), &env, &cancelled);
