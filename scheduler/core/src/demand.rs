@@ -7,6 +7,7 @@
 //! stored key is a lower bound and is corrected when it comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::{
     feasible::{PoolIx, ShapeIx},
@@ -163,6 +164,9 @@ pub(crate) struct Unit {
     pub(crate) tenant: TenantIx,
     /// Oldest first.
     pub(crate) jobs: BTreeSet<(UtcMillis, JobId)>,
+    /// The job that the latest runner was placed in the name of. GitHub gives
+    /// out jobs as it likes; this only keeps each job's trace its own.
+    pub(crate) named: Option<(UtcMillis, JobId)>,
     /// Runners on their way in this repository's name.
     pub(crate) cover: u32,
     served_at: UtcMillis,
@@ -171,6 +175,16 @@ pub(crate) struct Unit {
     promote_at: Option<UtcMillis>,
     parked: bool,
     at: Option<Place>,
+}
+
+impl Unit {
+    /// The oldest job in whose name no runner was placed yet; after the
+    /// newest, the oldest again.
+    pub(crate) fn next_job(&self) -> Option<(UtcMillis, JobId)> {
+        let after = |last| self.jobs.range((Bound::Excluded(last), Bound::Unbounded));
+        let fresh = self.named.and_then(|last| after(last).next());
+        fresh.or_else(|| self.jobs.first()).copied()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -435,6 +449,7 @@ impl Demand {
             group,
             tenant,
             jobs: BTreeSet::new(),
+            named: None,
             cover: 0,
             served_at: 0,
             boost: 0,

@@ -16,7 +16,7 @@ const LONGEST_NAME: usize = 64;
 /// What a new runner is for.
 struct Need {
     group: GroupIx,
-    /// Oldest waiting job, its queue and its repository; `None` for an idle floor.
+    /// A waiting job, its queue and its repository; `None` for an idle floor.
     job: Option<(JobId, UnitIx, TenantIx)>,
 }
 
@@ -43,13 +43,15 @@ impl Fleet {
                 break;
             };
             let unit = &self.demand.units[ix as usize];
+            let named = unit.next_job();
             let need = Need {
                 group: unit.group,
-                job: unit.jobs.first().map(|(_, job)| (*job, ix, unit.tenant)),
+                job: named.map(|(_, job)| (job, ix, unit.tenant)),
             };
             if !self.place(now, entropy, &need, facts) {
                 break;
             }
+            self.demand.units[ix as usize].named = named;
         }
         for at in 0..self.demand.floors.len() {
             let group = self.demand.floors[at];

@@ -18,6 +18,22 @@ fn the_same_job_seen_three_times_gets_one_runner() {
 }
 
 #[test]
+fn each_runner_is_placed_in_the_name_of_a_job_of_its_own() {
+    let mut world = World::started();
+    world.join("a", machine());
+    let mut named = Vec::new();
+    // The first ones wait together, the last one comes later.
+    let queued = [1, 2, 3].map(|id| Input::JobSeen(Box::new(job(id, "acme/web", X64))));
+    for facts in [world.step(&queued), world.see(&job(4, "acme/web", X64))] {
+        named.extend(facts.iter().filter_map(|fact| match fact {
+            Fact::RunnerPlaced(placed) => placed.job,
+            _ => None,
+        }));
+    }
+    assert_eq!(named, [1, 2, 3, 4].map(JobId));
+}
+
+#[test]
 fn empty_labels_match_nothing() {
     let mut world = World::started();
     world.join("a", machine());
