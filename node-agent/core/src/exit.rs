@@ -24,6 +24,8 @@ pub struct Ended {
     pub oom_killed: bool,
     /// It ended while the engine was away.
     pub engine_restarted: bool,
+    /// The engine told it to end when it came back.
+    pub engine_stopped: bool,
     /// The engine's own error text.
     pub engine_error: String,
     /// The hand-over was complete.
@@ -54,6 +56,10 @@ pub fn classify(end: &Ended) -> (Cause, String) {
         return (Cause::Engine, "the engine lost the container".into());
     };
     match code {
+        _ if end.engine_stopped => (
+            Cause::Engine,
+            "the container engine restarted and told it to end; with live-restore in its configuration containers run on".into(),
+        ),
         129..=192 if end.engine_restarted => (
             Cause::Engine,
             "the container engine restarted and ended it; with live-restore in its configuration containers run on".into(),
@@ -197,6 +203,15 @@ mod tests {
             ..ran(0)
         };
         assert_eq!(classify(&own).0, Cause::Finished, "it ended by itself");
+        let told = Ended {
+            engine_stopped: true,
+            ..own
+        };
+        assert_eq!(
+            classify(&told).0,
+            Cause::Engine,
+            "a runner program that is told to end does so in good order"
+        );
         assert_eq!(classify(&ran(137)).0, Cause::Killed);
     }
 

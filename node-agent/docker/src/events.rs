@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_core::names::label;
 use agent_core::runtime::Notice;
+use bollard::Docker;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::StreamExt;
 use tracing::{info, warn};
@@ -15,12 +16,13 @@ use crate::runtime::{Inner, lock};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the engine may take to tell what it did.
+const HISTORY: Duration = Duration::from_secs(5);
 
 /// Follows events until the runtime is dropped.
 pub(crate) async fn follow(inner: Weak<Inner>) {
     let mut pause = FIRST_PAUSE;
     let mut told_down = false;
-    let mut broken = now_ms();
     loop {
         let Some(strong) = inner.upgrade() else {
             return;
@@ -46,7 +48,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
             Err(error) => {
                 if !told_down {
                     told_down = true;
-                    lock(&strong.outage).begins(broken);
+                    lock(&strong.outage).begins(now_ms());
                     warn!(%error, "the engine does not answer");
                     strong
                         .tell(Notice::Engine {
@@ -79,7 +81,28 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
                 strong.died(&id).await;
             }
         }
-        broken = now_ms();
+        // An engine that is back before it could be missed has restarted all the same.
+        match inner.upgrade() {
+            Some(strong) => lock(&strong.outage).begins(now_ms()),
+            None => return,
+        }
         tokio::time::sleep(FIRST_PAUSE).await;
     }
+}
+
+/// Whether the engine sent this container a signal since then. What it cannot say it did not do.
+pub(crate) async fn was_signalled(docker: &Docker, container: &str, since_ms: u64) -> bool {
+    let filters = HashMap::from([
+        ("event", vec!["kill".to_owned()]),
+        ("container", vec![container.to_owned()]),
+    ]);
+    // Its history is told up to a moment that has passed, or else the call would go on.
+    let options = EventsOptionsBuilder::new()
+        .since(&(since_ms / 1_000).to_string())
+        .until(&(now_ms() / 1_000 + 1).to_string())
+        .filters(&filters)
+        .build();
+    let mut events = std::pin::pin!(docker.events(Some(options)));
+    let first = tokio::time::timeout(HISTORY, events.next()).await;
+    matches!(first, Ok(Some(Ok(_))))
 }

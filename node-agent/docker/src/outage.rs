@@ -23,8 +23,11 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 impl Outage {
+    /// Said again while it lasts, it began the first time.
     pub(crate) fn begins(&mut self, now: u64) {
-        *self = Self { from: now, to: 0 };
+        if self.from == 0 || self.to != 0 {
+            *self = Self { from: now, to: 0 };
+        }
     }
 
     pub(crate) fn ends(&mut self, now: u64) {
@@ -33,7 +36,12 @@ impl Outage {
         }
     }
 
-    /// A container that ended then did not end by itself.
+    /// When the last one began, if there was one.
+    pub(crate) fn began(&self) -> Option<u64> {
+        (self.from != 0).then_some(self.from)
+    }
+
+    /// A container that a signal ended then did not end by itself.
     pub(crate) fn covers(&self, finished: u64) -> bool {
         let to = if self.to == 0 { u64::MAX } else { self.to };
         self.from != 0 && finished >= self.from && finished <= to.saturating_add(SLACK_MS)
@@ -49,7 +57,8 @@ mod tests {
         let mut outage = Outage::default();
         assert!(!outage.covers(5), "there was none");
         outage.begins(10_000);
-        assert!(!outage.covers(9_999));
+        outage.begins(15_000);
+        assert!(!outage.covers(9_999), "it began the first time");
         assert!(outage.covers(10_000) && outage.covers(90_000));
         outage.ends(20_000);
         outage.ends(99_000);

@@ -591,13 +591,21 @@ impl Inner {
         let state = container.state.unwrap_or_default();
         let engine_error = state.error.unwrap_or_default();
         let finished_utc_ms = state.finished_at.as_deref().map_or(0, utc_ms);
-        let engine_restarted = lock(&self.outage).covers(finished_utc_ms);
+        let outage = *lock(&self.outage);
+        let engine_restarted = outage.covers(finished_utc_ms);
+        let engine_stopped = match outage.began() {
+            Some(began) if engine_restarted => {
+                events::was_signalled(&docker, &handle.container, began).await
+            }
+            _ => false,
+        };
         Ok(Outcome {
             ended: Ended {
                 code: state.exit_code.and_then(|code| i32::try_from(code).ok()),
                 oom_killed: state.oom_killed.unwrap_or(false),
                 engine_error,
                 engine_restarted,
+                engine_stopped,
                 ..Ended::default()
             },
             usage: usage::read(Path::new(usage::ROOT), &handle.cgroup_parent),

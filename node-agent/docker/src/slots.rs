@@ -7,11 +7,12 @@ use agent_core::names::{Instance, label};
 use agent_core::runtime::RuntimeError;
 use agent_core::slots::SlotsCidr;
 use bollard::Docker;
-use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest};
+use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkDisconnectRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 use tracing::{info, warn};
 
 use crate::engine::{bounded, gone_is_fine};
+use crate::recover::inspect;
 
 /// Indexes tried for one network before giving up: others may use the range too.
 const MAX_SKIPS: u32 = 64;
@@ -66,12 +67,7 @@ impl Slots {
                     table.made.insert(index);
                 }
                 _ => {
-                    let what = format!("removing network {name}");
-                    if let Err(error) = bounded(&what, async {
-                        gone_is_fine(docker.remove_network(&id).await)
-                    })
-                    .await
-                    {
+                    if let Err(error) = remove(docker, &name, &id).await {
                         // An engine may say "active endpoints" until its restart; another network will do.
                         warn!(%error, "left a network behind");
                     }
@@ -116,10 +112,7 @@ impl Slots {
     pub(crate) async fn clear(&self, docker: &Docker) -> Result<(), RuntimeError> {
         let mut table = self.table.lock().await;
         for (name, (id, _)) in self.existing(docker).await? {
-            bounded(&format!("removing network {name}"), async {
-                gone_is_fine(docker.remove_network(&id).await)
-            })
-            .await?;
+            remove(docker, &name, &id).await?;
         }
         table.made.clear();
         Ok(())
@@ -223,4 +216,39 @@ impl Slots {
         .await?;
         Ok(())
     }
+}
+
+/// Removes a network. An engine that restarted with live-restore keeps the
+/// endpoints of containers that ended meanwhile: those are let go first.
+async fn remove(docker: &Docker, name: &str, id: &str) -> Result<(), RuntimeError> {
+    let what = format!("removing network {name}");
+    let removed = || async { gone_is_fine(docker.remove_network(id).await) };
+    match bounded(&what, removed()).await {
+        Err(_) if release(docker, name, id).await? => bounded(&what, removed()).await,
+        other => other,
+    }
+}
+
+/// Lets go of endpoints whose container is gone; true when there were any.
+async fn release(docker: &Docker, name: &str, id: &str) -> Result<bool, RuntimeError> {
+    let what = format!("looking at network {name}");
+    let network = bounded(&what, docker.inspect_network(id, None)).await?;
+    let mut released = false;
+    for (container, endpoint) in network.containers.unwrap_or_default() {
+        let Some(endpoint) = endpoint.name.filter(|name| !name.is_empty()) else {
+            continue;
+        };
+        // An endpoint without a container is listed under its own id.
+        if !container.starts_with("ep-") && inspect(docker, &container).await?.is_some() {
+            continue;
+        }
+        let request = NetworkDisconnectRequest {
+            container: endpoint,
+            force: Some(true),
+        };
+        let what = format!("releasing an endpoint of network {name}");
+        bounded(&what, docker.disconnect_network(id, request)).await?;
+        released = true;
+    }
+    Ok(released)
 }

@@ -35,9 +35,10 @@ impl Drop for PrivateEngine {
 }
 
 impl PrivateEngine {
-    pub(crate) fn start() -> Self {
+    /// `settings` is its `daemon.json`.
+    pub(crate) fn start(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("daemon.json"), "{}").unwrap();
+        fs::write(folder.path().join("daemon.json"), settings).unwrap();
         let inside = "mount --make-rprivate / && ip link set lo up && echo up && exec sleep 3600";
         let mut keeper = Command::new("unshare")
             .args(["-m", "-n", "sh", "-c", inside])
@@ -70,6 +71,18 @@ impl PrivateEngine {
         format!("unix://{}", self.socket())
     }
 
+    /// Process that stands for its namespaces.
+    pub(crate) fn keeper(&self) -> u32 {
+        self.keeper.id()
+    }
+
+    /// Words before a program that is to run in its namespaces.
+    pub(crate) fn inside(&self) -> Vec<String> {
+        ["nsenter", "-t", &self.keeper().to_string(), "-m", "-n"]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
     /// Starts it, or starts it again, and waits until it answers.
     pub(crate) fn start_again(&mut self) {
         let log = File::options()
@@ -77,8 +90,10 @@ impl PrivateEngine {
             .append(true)
             .open(self.path("dockerd.log"))
             .unwrap();
-        let engine = Command::new("nsenter")
-            .args(["-t", &self.keeper.id().to_string(), "-m", "-n", "dockerd"])
+        let inside = self.inside();
+        let engine = Command::new(&inside[0])
+            .args(&inside[1..])
+            .arg("dockerd")
             .args(["--config-file", &self.path("daemon.json")])
             .args(["--data-root", &self.path("data")])
             .args(["--exec-root", &self.path("exec")])

@@ -321,7 +321,7 @@ async fn a_job_out_of_memory_and_a_missing_image_say_what_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_killed_under_a_job_is_told_is_its_cause_and_works_again() {
-    let mut engine = PrivateEngine::start();
+    let mut engine = PrivateEngine::start("{}");
     let mut bench = Bench::start_on("engine", &engine).await;
     engine.load(&bench.image());
     let (job, waiting, next) = (bench.name("job"), bench.name("wait"), bench.name("next"));
