@@ -56,12 +56,17 @@ pub struct HostFacts {
 
 /// Looks at this host.
 pub async fn look(engine: &Docker) -> Result<HostState> {
+    look_inside(engine, &[]).await
+}
+
+/// Looks at a host whose network is seen by programs that are run behind these words, such as `nsenter -t 1 -n`.
+pub async fn look_inside(engine: &Docker, inside: &[String]) -> Result<HostState> {
     let mut state = HostState::default();
     containers(engine, &mut state).await?;
     networks(engine, &mut state).await?;
     volumes(engine, &mut state).await?;
-    links(&mut state)?;
-    firewall(&mut state)?;
+    links(inside, &mut state)?;
+    firewall(inside, &mut state)?;
     processes(&mut state)?;
     let version = engine.version().await.context("engine version")?;
     let info = engine.info().await.context("engine info")?;
@@ -151,8 +156,8 @@ async fn volumes(engine: &Docker, state: &mut HostState) -> Result<()> {
     Ok(())
 }
 
-fn links(state: &mut HostState) -> Result<()> {
-    for line in run("ip", &["-o", "link", "show"])?.lines() {
+fn links(inside: &[String], state: &mut HostState) -> Result<()> {
+    for line in run(inside, "ip", &["-o", "link", "show"])?.lines() {
         // 7: ls-ab12@if6: <...>: ports of containers come and go with them, bridges and pairs must not stay.
         let Some(name) = line.split(": ").nth(1) else {
             continue;
@@ -164,7 +169,7 @@ fn links(state: &mut HostState) -> Result<()> {
         };
         state.networks.insert(format!("link {name}"), thing);
     }
-    for line in run("ip", &["netns", "list"])?.lines() {
+    for line in run(inside, "ip", &["netns", "list"])?.lines() {
         let name = line.split_whitespace().next().unwrap_or_default();
         let thing = Thing {
             name: format!("network namespace {name}"),
@@ -175,10 +180,10 @@ fn links(state: &mut HostState) -> Result<()> {
     Ok(())
 }
 
-fn firewall(state: &mut HostState) -> Result<()> {
+fn firewall(inside: &[String], state: &mut HostState) -> Result<()> {
     let mut add = |line: String| *state.firewall.entry(line).or_default() += 1;
     let mut block: Vec<String> = Vec::new();
-    for line in run("nft", &["list", "ruleset"])?.lines() {
+    for line in run(inside, "nft", &["list", "ruleset"])?.lines() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -198,7 +203,7 @@ fn firewall(state: &mut HostState) -> Result<()> {
     }
     // Hosts whose iptables still speaks to the old tables keep rules that nft does not show.
     for tool in ["iptables-legacy-save", "ip6tables-legacy-save"] {
-        let Ok(text) = run(tool, &[]) else {
+        let Ok(text) = run(inside, tool, &[]) else {
             continue;
         };
         for line in text
@@ -282,8 +287,10 @@ fn process(pid: &str) -> Option<(String, Thing)> {
     ))
 }
 
-fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
+fn run(inside: &[String], program: &str, arguments: &[&str]) -> Result<String> {
+    let mut words = inside.iter().map(String::as_str).chain([program]);
+    let output = Command::new(words.next().unwrap_or(program))
+        .args(words)
         .args(arguments)
         .output()
         .with_context(|| format!("run {program}: is it installed?"))?;

@@ -2,28 +2,35 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::query_parameters::ListContainersOptions;
 use longshore_client::{Builder, Client, v1};
 use longshore_e2e::binaries::Binaries;
+use longshore_e2e::demo::gather::rows;
 use longshore_e2e::demo::host_state::{self, Difference, HostState, Marks};
-use longshore_e2e::demo::identity::{self, Claim, RUN_VARIABLE};
+use longshore_e2e::demo::identity::{self, RUN_VARIABLE};
 use longshore_e2e::fleet::{
-    self, Agent, AgentSettings, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file,
+    self, Agent, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file,
 };
-use longshore_e2e::process::{Launch, Process};
+use longshore_e2e::process::Process;
 use longshore_e2e::wait;
 use serde_json::{Value, json};
 
 use crate::image;
 
+pub(crate) mod node;
+mod own_engine;
+
+use node::{Node, Plan, quietly, usual_engine};
+use own_engine::OwnEngine;
+pub(crate) use own_engine::{LIVE_RESTORE, PLAIN};
+
 pub(crate) const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 /// Runner group that serves public repositories too; made when there are any.
 pub(crate) const GROUP: &str = "open to the public";
-const WEBHOOK_SECRET: &str = "a secret of the tests";
+pub(crate) const WEBHOOK_SECRET: &str = "a secret of the tests";
 
 /// One job from the push to its end, on a busy machine of two cores.
 pub(crate) const SOON: Duration = Duration::from_secs(120);
@@ -43,75 +50,16 @@ pub(crate) struct Settings {
     pub(crate) no_webhooks: bool,
     /// The most runners of each agent; absent: one agent without a limit of its own.
     pub(crate) agents: Vec<u32>,
+    /// The last agent has an engine of its own, with these settings.
+    pub(crate) own_engine: Option<&'static str>,
+    /// Where scheduler and agents send their spans.
+    pub(crate) otlp: Option<String>,
 }
 
 /// A run that was pushed.
 pub(crate) struct Pushed {
     pub(crate) run: u64,
     pub(crate) jobs: Vec<u64>,
-}
-
-/// One agent, with addresses of its own.
-struct Node {
-    claim: Claim,
-    settings: AgentSettings,
-    agent: Agent,
-}
-
-impl Node {
-    async fn start(
-        binaries: &Binaries,
-        folder: &Path,
-        scheduler: &Scheduler,
-        claim: Claim,
-        run: &str,
-        max_runners: Option<u32>,
-    ) -> Node {
-        let settings = AgentSettings {
-            node: claim.identity.node.clone(),
-            state: folder.join(format!("agent-{}", claim.identity.run)),
-            scheduler: format!("http://{}", scheduler.listen.nodes),
-            engine_socket: Some(ENGINE_SOCKET.into()),
-            slots_cidr: Some(claim.identity.slots_cidr.clone()),
-            max_runners,
-            env: vec![(RUN_VARIABLE.to_owned(), run.to_owned())],
-            ..AgentSettings::default()
-        };
-        let agent = Agent::start(binaries, &folder.join("logs"), &settings)
-            .await
-            .unwrap();
-        Node {
-            claim,
-            settings,
-            agent,
-        }
-    }
-
-    fn name(&self) -> &str {
-        &self.claim.identity.node
-    }
-
-    fn label(&self) -> String {
-        format!("longshore.node={}", self.name())
-    }
-
-    /// Taking the agent off the host, as an operator would.
-    fn purge(&self, binaries: &Binaries, logs: &Path) -> Launch {
-        let program = binaries.program("longshore-agent").unwrap();
-        Launch::new("longshore-agent purge", program, logs.join("purge.log"))
-            .arg("purge")
-            .flag("--node", self.name())
-            .flag("--state-dir", &self.settings.state)
-            .flag("--engine-socket", ENGINE_SOCKET)
-    }
-
-    fn marks(&self) -> [String; 2] {
-        let id = &self.claim.identity;
-        [
-            id.node.clone(),
-            id.slots_cidr.trim_end_matches("0.0/16").to_owned(),
-        ]
-    }
 }
 
 /// A fleet: simulator, scheduler, agents.
@@ -170,11 +118,7 @@ impl Rig {
                 .unwrap()
                 .to_owned(),
         };
-        let engine = Docker::connect_with_unix(ENGINE_SOCKET, 60, bollard::API_DEFAULT_VERSION)
-            .unwrap()
-            .negotiate_version()
-            .await
-            .expect("a container engine answers at /var/run/docker.sock");
+        let engine = usual_engine().await;
         let claim = identity::claim().unwrap();
         let before = host_state::look(&engine).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -208,13 +152,19 @@ impl Rig {
         .map(str::to_owned)
         .to_vec();
         more.extend(settings.scheduler.iter().map(|s| (*s).to_owned()));
+        let otlp: Vec<String> = settings
+            .otlp
+            .iter()
+            .flat_map(|endpoint| ["--otlp-endpoint".to_owned(), endpoint.clone()])
+            .collect();
+        more.extend(otlp.iter().cloned());
         let scheduler_settings = SchedulerSettings {
             state: folder.path().join("scheduler"),
             github_url: Some(sim.url().to_owned()),
             token_file: Some(token_file),
             webhook_secret_file: Some(webhook_file),
             owners: owners(&settings),
-            image: Some(image),
+            image: Some(image.clone()),
             more,
             env: vec![(RUN_VARIABLE.to_owned(), claim.identity.run.clone())],
             ..SchedulerSettings::default()
@@ -239,7 +189,7 @@ impl Rig {
             }
         }
         let id = claim.identity.clone();
-        let mut marks = Marks {
+        let marks = Marks {
             ours: BTreeSet::from([
                 id.namespace.clone(),
                 format!("{RUN_VARIABLE}={}", id.run),
@@ -254,12 +204,22 @@ impl Rig {
         while claims.len() < sizes.len() {
             claims.push(identity::claim().unwrap());
         }
+        let mut own = match settings.own_engine {
+            Some(how) => Some(OwnEngine::start(how, &image, &id.namespace).await),
+            None => None,
+        };
         let mut nodes = Vec::new();
-        for (claim, size) in claims.into_iter().zip(sizes) {
-            let node = Node::start(&binaries, folder.path(), &scheduler, claim, &id.run, size);
-            nodes.push(node.await);
+        let last = claims.len() - 1;
+        for (at, (claim, max_runners)) in claims.into_iter().zip(sizes).enumerate() {
+            let plan = Plan {
+                claim,
+                own: own.take_if(|_| at == last),
+                max_runners,
+                run: &id.run,
+                more: otlp.clone(),
+            };
+            nodes.push(Node::start(&binaries, folder.path(), &scheduler, plan).await);
         }
-        marks.ours.extend(nodes.iter().flat_map(Node::marks));
         let rig = Rig {
             binaries,
             folder,
@@ -397,7 +357,7 @@ impl Rig {
     /// Runners that were ever registered.
     pub(crate) async fn registrations_ever(&self) -> usize {
         let history = self.sim.look("runners/history").await.unwrap();
-        longshore_e2e::demo::gather::rows(&history).len()
+        rows(&history).len()
     }
 
     /// Runs the command line client; it must succeed. Its output.
@@ -466,22 +426,16 @@ impl Rig {
         self.nodes[0].agent.process = process.unwrap();
     }
 
-    /// The marks that things of the agents' engine carry.
+    /// The engine of the last node dies under its containers and comes back.
+    pub(crate) fn crash_own_engine(&mut self) {
+        let own = self.nodes.last_mut().and_then(|node| node.own.as_mut());
+        own.expect("the last node has an engine of its own").crash();
+    }
+
+    /// Asks the nodes' engines what their things are known by.
     async fn learn_marks(&mut self) {
         for node in &self.nodes {
-            let options = ListContainersOptions {
-                all: true,
-                filters: Some([("label".to_owned(), vec![node.label()])].into()),
-                ..Default::default()
-            };
-            for c in self.engine.list_containers(Some(options)).await.unwrap() {
-                let labels = c.labels.unwrap_or_default();
-                if let Some(instance) = labels.get("longshore.instance") {
-                    self.marks.ours.insert(format!("ls-{instance}-"));
-                    self.marks.ours.insert(format!("longshore_{instance}"));
-                }
-                self.marks.ours.extend(c.id);
-            }
+            self.marks.ours.extend(node.marks().await);
         }
     }
 
@@ -513,8 +467,16 @@ impl Rig {
     }
 
     /// Lets the nodes run empty, stops everything in order, and shows that
-    /// nothing is left: on the host and at GitHub.
+    /// nothing is left: on the hosts and at GitHub.
     pub(crate) async fn finish(mut self) {
+        self.stop_nodes().await;
+        assert_eq!(self.registrations().await, Vec::<String>::new());
+        self.stop_the_rest().await;
+        assert_eq!(self.left().await, Difference::default(), "left behind");
+    }
+
+    /// The nodes run empty, their agents end and take their things along.
+    pub(crate) async fn stop_nodes(&mut self) {
         self.learn_marks().await;
         for node in self.node_names() {
             self.drain(&node).await;
@@ -523,20 +485,48 @@ impl Rig {
         let logs = self.logs();
         for node in &mut self.nodes {
             ends_well(&mut node.agent.process).await;
-            let mut purge = node.purge(&self.binaries, &logs).spawn().unwrap();
-            let status = purge.wait(Duration::from_secs(60)).await.unwrap();
-            assert!(status.success(), "{status}: {}", purge.tail());
+            node.purge(&self.binaries, &logs).await;
         }
+        self.nothing_on_own_engines().await;
+    }
+
+    pub(crate) async fn stop_the_rest(&mut self) {
         ends_well(&mut self.scheduler.process).await;
         ends_well(&mut self.sim.process).await;
         self.done = true;
+    }
+
+    /// What everything of this fleet is known by.
+    pub(crate) fn marks(&self) -> &BTreeSet<String> {
+        &self.marks.ours
+    }
+
+    /// Registrations that GitHub still has, by name.
+    pub(crate) async fn registrations(&self) -> Vec<String> {
+        let runners = rows(&self.sim.look("runners").await.unwrap());
+        let names = runners.iter().filter_map(|r| r["name"].as_str());
+        names.map(str::to_owned).collect()
+    }
+
+    /// What this fleet left on this host.
+    pub(crate) async fn left(&self) -> Difference {
         let after = host_state::look(&self.engine).await.unwrap();
         // Other tests run beside this one: only what carries our marks counts.
-        let left = Difference {
+        Difference {
             missing: Vec::new(),
             ..host_state::difference(&self.before, &after, &self.marks, true)
-        };
-        assert_eq!(left, Difference::default(), "something was left behind");
+        }
+    }
+
+    /// Where nobody else is, everything counts. Looked at while the simulator still holds its end of the pair.
+    async fn nothing_on_own_engines(&self) {
+        for own in self.nodes.iter().filter_map(|node| node.own.as_ref()) {
+            let left = Difference {
+                processes: Vec::new(),
+                ..host_state::difference(own.before(), &own.look().await, &self.marks, false)
+            };
+            assert_eq!(left, Difference::default(), "left behind on its own engine");
+        }
     }
 }
 
@@ -559,30 +549,10 @@ impl Drop for Rig {
         let _ = self.scheduler.process.signal(libc::SIGKILL);
         let _ = self.sim.process.signal(libc::SIGTERM);
         for node in &self.nodes {
-            let _ = node.agent.process.signal(libc::SIGKILL);
-            if let Ok(agent) = self.binaries.program("longshore-agent") {
-                quietly(Command::new("timeout").arg("60").arg(agent).args([
-                    "purge",
-                    "--node",
-                    node.name(),
-                    "--engine-socket",
-                    ENGINE_SOCKET,
-                    "--state-dir",
-                    &node.settings.state.to_string_lossy(),
-                ]));
-            }
-            let script = "for c in $(docker ps -aq --filter label=$1); do docker rm -fv $c; done; \
-                          for v in $(docker volume ls -q --filter label=$1); do docker volume rm $v; done; \
-                          for n in $(docker network ls -q --filter label=$1); do docker network rm $n; done";
-            let words = ["60", "sh", "-c", script, "sh", &node.label()];
-            quietly(Command::new("timeout").args(words));
+            node.abandon(&self.binaries);
         }
         quietly(Command::new("ip").args(["netns", "del", &self.namespace]));
     }
-}
-
-fn quietly(command: &mut Command) {
-    let _ = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 /// Copies the programs' logs out of the folder that goes away.
@@ -608,7 +578,7 @@ fn repos(settings: &Settings) -> Vec<&'static str> {
     }
 }
 
-fn owners(settings: &Settings) -> Vec<String> {
+pub(crate) fn owners(settings: &Settings) -> Vec<String> {
     let mut owners: Vec<_> = repos(settings)
         .iter()
         .filter_map(|r| r.split_once('/'))
@@ -620,7 +590,7 @@ fn owners(settings: &Settings) -> Vec<String> {
 }
 
 /// Organisations, their repositories and a token that may do everything there.
-async fn world(sim: &Sim, settings: &Settings) -> String {
+pub(crate) async fn world(sim: &Sim, settings: &Settings) -> String {
     let make =
         |what: &'static str, body: Value| async move { sim.control(what, body).await.unwrap() };
     make("owners", json!({"login": "mona", "kind": "user"})).await;
