@@ -4,6 +4,7 @@
 //! as values, a `Config` or a list of problems comes out. Secrets are never
 //! part of it, only the paths of their files.
 
+pub mod accounts;
 pub mod keys;
 pub(crate) mod pools;
 pub mod values;
@@ -114,7 +115,10 @@ pub struct GitHubConfig {
     pub app_id: Option<u64>,
     pub app_key_file: Option<PathBuf>,
     pub webhook_secret_files: Vec<PathBuf>,
+    /// Public URL of the webhook listener, as the hooks at GitHub name it.
+    pub webhook_url: Option<String>,
     pub ca_file: Option<PathBuf>,
+    pub accounts: accounts::Accounts,
 }
 
 type Origins = BTreeMap<&'static str, (Vec<String>, Origin)>;
@@ -200,17 +204,9 @@ impl Config {
     pub fn resolve(sources: &Sources<'_>) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut origins = defaults();
-        let mut pool_tables = Vec::new();
-        let mut share_table = toml::Table::new();
+        let mut tables = Tables::default();
         if let Some((path, text)) = sources.file {
-            read_file(
-                path,
-                text,
-                &mut origins,
-                &mut pool_tables,
-                &mut share_table,
-                &mut problems,
-            );
+            read_file(path, text, &mut origins, &mut tables, &mut problems);
         }
         if let Some(stored) = sources.stored {
             overlay_stored(stored, &mut origins);
@@ -221,7 +217,7 @@ impl Config {
             origins: &origins,
             problems: std::cell::RefCell::new(problems),
         };
-        let config = read.config(&pool_tables, &share_table);
+        let config = read.config(&tables);
         let problems = read.problems.into_inner();
         match config {
             Some(parts) if problems.is_empty() => Ok(Self { origins, ..parts }),
@@ -245,6 +241,28 @@ impl Config {
         }
         if token_in_environment {
             text.push_str("github.token = \"********\"  # environment GITHUB_TOKEN\n");
+        }
+        for account in &self.github.accounts.accounts {
+            let kind = match account.organization {
+                true => "organization",
+                false => "user",
+            };
+            let file = account.token_file.as_ref();
+            let token = file.map_or("the general credential".to_owned(), |f| {
+                f.display().to_string()
+            });
+            text.push_str(&format!(
+                "{kind} {}: token {token}  # file\n",
+                account.login
+            ));
+        }
+        for enterprise in &self.github.accounts.enterprises {
+            text.push_str(&format!(
+                "enterprise {}: token {}, organizations {:?}  # file\n",
+                enterprise.slug,
+                enterprise.token_file.display(),
+                enterprise.organizations
+            ));
         }
         for pool in &self.pools {
             text.push_str(&format!("pool {}  # file\n", pool.name));
@@ -331,12 +349,19 @@ fn overlay_flags(matches: &ArgMatches, origins: &mut Origins) {
     }
 }
 
+/// Parts of the file that are no plain settings.
+#[derive(Default)]
+struct Tables {
+    pools: Vec<toml::Table>,
+    shares: toml::Table,
+    accounts: accounts::Lists,
+}
+
 fn read_file(
     path: &Path,
     text: &str,
     origins: &mut Origins,
-    pools: &mut Vec<toml::Table>,
-    shares: &mut toml::Table,
+    tables: &mut Tables,
     problems: &mut Vec<String>,
 ) {
     let file = path.display();
@@ -352,14 +377,19 @@ fn read_file(
             ("pools", toml::Value::Array(entries)) => {
                 for entry in entries {
                     match entry {
-                        toml::Value::Table(pool) => pools.push(pool),
+                        toml::Value::Table(pool) => tables.pools.push(pool),
                         _ => problems.push(format!("{file}: write each pool as [[pools]]")),
                     }
                 }
             }
             ("pools", _) => problems.push(format!("{file}: write each pool as [[pools]]")),
-            ("shares", toml::Value::Table(table)) => *shares = table,
-            (_, toml::Value::Table(entries)) => {
+            ("shares", toml::Value::Table(table)) => tables.shares = table,
+            (_, toml::Value::Table(mut entries)) => {
+                if section == "github" {
+                    let mut wrong = Vec::new();
+                    tables.accounts = accounts::take(&mut entries, &mut wrong);
+                    problems.extend(wrong.into_iter().map(|text| format!("{file}: {text}")));
+                }
                 read_section(path, &section, entries, origins, problems);
             }
             (key, _) => {
@@ -391,7 +421,10 @@ fn read_section(
     for (name, value) in entries {
         let dotted = format!("{section}.{name}");
         let Some(key) = KEYS.iter().find(|key| key.path == dotted) else {
-            let hint = suggestion(&dotted, KEYS.iter().map(|key| key.path));
+            let hint = match accounts::nearest_list(&name).filter(|_| section == "github") {
+                Some(list) => format!("; did you mean [[github.{list}]]?"),
+                None => suggestion(&dotted, KEYS.iter().map(|key| key.path)),
+            };
             problems.push(format!("{file}: unknown key `{dotted}`{hint}"));
             continue;
         };
@@ -472,18 +505,18 @@ impl Reader<'_> {
         self.text(path).map(PathBuf::from)
     }
 
-    fn config(&self, pools: &[toml::Table], shares: &toml::Table) -> Option<Config> {
+    fn config(&self, tables: &Tables) -> Option<Config> {
         let watch = self.watch();
         let defaults = self.defaults(watch.as_ref());
         let listen = self.listen();
-        let github = self.github();
+        let github = self.github(&tables.accounts);
         let retention = self.parsed("scheduler.retention", values::duration);
         let shutdown = self.parsed("scheduler.shutdown_deadline", values::duration);
         let mut problems = Vec::new();
         let pools = defaults
             .as_ref()
-            .map(|defaults| pools::pools(pools, defaults, &mut problems));
-        let shares = pools::shares(shares, &mut problems);
+            .map(|defaults| pools::pools(&tables.pools, defaults, &mut problems));
+        let shares = pools::shares(&tables.shares, &mut problems);
         self.problems.borrow_mut().append(&mut problems);
         Some(Config {
             state_dir: self.path("scheduler.state_dir")?,
@@ -567,7 +600,8 @@ impl Reader<'_> {
         })
     }
 
-    fn github(&self) -> GitHubConfig {
+    fn github(&self, lists: &accounts::Lists) -> GitHubConfig {
+        let accounts = accounts::read(lists, &mut self.problems.borrow_mut());
         let config = GitHubConfig {
             api_url: self.text("github.api_url").unwrap_or_default().to_owned(),
             token_file: self.path("github.token_file"),
@@ -578,7 +612,9 @@ impl Reader<'_> {
                 .into_iter()
                 .map(PathBuf::from)
                 .collect(),
+            webhook_url: self.text("github.webhook_url").map(str::to_owned),
             ca_file: self.path("github.ca_file"),
+            accounts,
         };
         let problem = |text: &str| self.problems.borrow_mut().push(text.to_owned());
         match (config.app_id, &config.app_key_file) {

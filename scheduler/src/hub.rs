@@ -8,8 +8,8 @@ use scheduler_core::{
     model::{CredentialName, RunnerName, Scope},
 };
 use scheduler_github::{
-    ApiUrl, Config as HubConfig, ConnectError, Credential, CredentialKind, GitHub as Client, Proxy,
-    SecretSource,
+    Account, ApiUrl, Config as HubConfig, ConnectError, Credential, CredentialKind, Enterprise,
+    GitHub as Client, Proxy, SecretSource,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -52,29 +52,8 @@ fn settings(
     watch: &WatchSettings,
     prefix: &str,
 ) -> Result<HubConfig, ConnectError> {
-    let mut credentials = Vec::new();
-    if let (Some(id), Some(key)) = (config.app_id, &config.app_key_file) {
-        credentials.push(Credential {
-            name: CredentialName::new("app"),
-            kind: CredentialKind::App {
-                id: id.to_string(),
-                key: SecretSource::File(key.clone()),
-            },
-        });
-    }
-    let token = match &config.token_file {
-        Some(path) => Some(SecretSource::File(path.clone())),
-        None => SecretSource::from_env("GITHUB_TOKEN"),
-    };
-    if let Some(token) = token {
-        credentials.push(Credential {
-            name: CredentialName::new("token"),
-            kind: CredentialKind::Token(token),
-        });
-    }
     let mut hub = HubConfig {
         api_url: ApiUrl::parse(&config.api_url)?,
-        credentials,
         since_days: watch.since_days,
         poll_interval: Duration::from_millis(watch.interval_ms),
         webhook_secrets: config
@@ -83,19 +62,75 @@ fn settings(
             .cloned()
             .map(SecretSource::File)
             .collect(),
+        webhook_url: config.webhook_url.clone(),
         proxy: Proxy::from_env(),
         ca_file: config.ca_file.clone(),
         runner_prefixes: vec![prefix.to_owned()],
         ..HubConfig::default()
     };
+    // An account's own token comes first: it serves that account alone.
+    for account in &config.accounts.accounts {
+        let credential = account.token_file.as_ref().map(|file| {
+            let kind = CredentialKind::Token(SecretSource::File(file.clone()));
+            add(&mut hub, format!("token-{}", account.login), kind)
+        });
+        hub.accounts.push(Account {
+            login: account.login.clone(),
+            organization: account.organization,
+            credential,
+        });
+    }
+    let app = config.app_id.zip(config.app_key_file.clone());
+    let app = app.map(|(id, key)| {
+        let kind = CredentialKind::App {
+            id: id.to_string(),
+            key: SecretSource::File(key),
+        };
+        add(&mut hub, "app".to_owned(), kind)
+    });
+    let token = match &config.token_file {
+        Some(path) => Some(SecretSource::File(path.clone())),
+        None => SecretSource::from_env("GITHUB_TOKEN"),
+    };
+    let token = token.map(|token| add(&mut hub, "token".to_owned(), CredentialKind::Token(token)));
+    for enterprise in &config.accounts.enterprises {
+        let kind =
+            CredentialKind::EnterpriseToken(SecretSource::File(enterprise.token_file.clone()));
+        let credential = add(&mut hub, format!("enterprise-{}", enterprise.slug), kind);
+        hub.enterprises.push(Enterprise {
+            slug: enterprise.slug.clone(),
+            credential,
+            organizations: enterprise.organizations.clone(),
+        });
+    }
     for owner in &watch.owners {
         match owner.split_once('/') {
             None => hub.owners.push(owner.clone()),
-            Some(("enterprises", slug)) => hub.enterprises.push(slug.to_owned()),
+            // Named without a token of its own: the general token may hold the right, an App never.
+            Some(("enterprises", slug)) => {
+                let mut known = hub.enterprises.iter();
+                if known.all(|known| !known.slug.eq_ignore_ascii_case(slug)) {
+                    let credential = token.clone().or_else(|| app.clone());
+                    hub.enterprises.push(Enterprise {
+                        slug: slug.to_owned(),
+                        credential: credential.unwrap_or_else(|| CredentialName::new("token")),
+                        organizations: Vec::new(),
+                    });
+                }
+            }
             Some(_) => hub.repositories.push(owner.clone()),
         }
     }
     Ok(hub)
+}
+
+fn add(hub: &mut HubConfig, name: String, kind: CredentialKind) -> CredentialName {
+    let name = CredentialName::new(name);
+    hub.credentials.push(Credential {
+        name: name.clone(),
+        kind,
+    });
+    name
 }
 
 impl GitHub for Hub {

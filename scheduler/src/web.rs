@@ -206,6 +206,8 @@ impl<D: Demand> Webhooks<D> {
         let delivery = Delivery {
             event: header(&parts.headers, "x-github-event").unwrap_or(""),
             guid: header(&parts.headers, "x-github-delivery"),
+            hook_id: header(&parts.headers, "x-github-hook-id"),
+            hook_target: header(&parts.headers, "x-github-hook-installation-target-type"),
             signature: header(&parts.headers, "x-hub-signature-256"),
             content_type: header(&parts.headers, "content-type"),
             body: body.bytes(),

@@ -1,6 +1,11 @@
 //! What the crate must be told: base URL, credentials, what to watch.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use http::Uri;
 use scheduler_core::model::CredentialName;
@@ -18,14 +23,19 @@ pub struct Config {
     pub repositories: Vec<String>,
     /// Organisations that register at organisation level without being asked first.
     pub organizations: Vec<String>,
-    /// Slugs of enterprises that register at enterprise level (token only).
-    pub enterprises: Vec<String>,
+    /// Accounts with a credential or a level of their own.
+    pub accounts: Vec<Account>,
+    /// Enterprises that register at enterprise level (token only).
+    pub enterprises: Vec<Enterprise>,
     /// Repositories without activity for this long are not swept; 0: no window.
     pub since_days: u32,
     /// Time between two sweeps while webhooks are unproven; doubled when they prove healthy.
     pub poll_interval: Duration,
     /// Any of these may have signed a delivery, so that secrets can be rotated.
     pub webhook_secrets: Vec<SecretSource>,
+    /// Where hooks at GitHub send to: finds ours at the start. Without it they are
+    /// learnt from their first delivery.
+    pub webhook_url: Option<String>,
     pub proxy: Proxy,
     /// PEM certificates trusted besides the system's.
     pub ca_file: Option<PathBuf>,
@@ -43,16 +53,40 @@ impl Default for Config {
             owners: Vec::new(),
             repositories: Vec::new(),
             organizations: Vec::new(),
+            accounts: Vec::new(),
             enterprises: Vec::new(),
             since_days: 1,
             poll_interval: Duration::from_secs(60),
             webhook_secrets: Vec::new(),
+            webhook_url: None,
             proxy: Proxy::default(),
             ca_file: None,
             runner_prefixes: Vec::new(),
             call_timeout: Duration::from_secs(15),
         }
     }
+}
+
+/// A user or organisation with settings of its own. It is watched whatever
+/// [`Config::owners`] says, and does not narrow what others watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    pub login: String,
+    /// An organisation that registers at its own level, without being asked first.
+    pub organization: bool,
+    /// Serves this account and nothing else; `None`: whichever credential reaches it.
+    pub credential: Option<CredentialName>,
+}
+
+/// An enterprise at whose level runners register when nothing narrower may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enterprise {
+    pub slug: String,
+    /// A token with `manage_runners:enterprise`; never a GitHub App.
+    pub credential: CredentialName,
+    /// Its organisations; empty with a single enterprise: every organisation
+    /// where neither repository nor organisation may register.
+    pub organizations: Vec<String>,
 }
 
 /// One way to authenticate.
@@ -281,6 +315,96 @@ pub enum ConfigError {
     Repository(String),
     #[error("two GitHub credentials are named '{0}'; give each its own name")]
     DuplicateCredential(CredentialName),
+    #[error(
+        "enterprise '{slug}' cannot register runners with the GitHub App '{credential}': GitHub enables no App on its enterprise runner endpoints. Give it a token of its own: a classic personal token with manage_runners:enterprise, as token_file under [[github.enterprises]]"
+    )]
+    EnterpriseApp {
+        slug: String,
+        credential: CredentialName,
+    },
+    #[error(
+        "{what} names credential '{credential}', which does not exist; configure it or take the name out"
+    )]
+    UnknownCredential {
+        what: String,
+        credential: CredentialName,
+    },
+    #[error("{what} is configured twice; keep one entry, with one token")]
+    Twice { what: String },
+    #[error(
+        "several enterprises are configured and '{0}' lists no organizations: GitHub does not tell to which enterprise an organisation belongs, so list them in each"
+    )]
+    WhichOrganizations(String),
+    #[error(
+        "organisation '{login}' is listed in enterprises '{first}' and '{second}'; it belongs to one, take it out of the other"
+    )]
+    TwoEnterprises {
+        login: String,
+        first: String,
+        second: String,
+    },
+}
+
+impl Config {
+    /// Refuses accounts and enterprises that can never work together.
+    pub(crate) fn check_accounts(&self) -> Result<(), ConfigError> {
+        let kind_of = |name: &CredentialName| {
+            let found = self.credentials.iter().find(|known| known.name == *name);
+            found.map(|credential| &credential.kind)
+        };
+        let mut logins = BTreeSet::new();
+        for account in &self.accounts {
+            let what = || format!("account '{}'", account.login);
+            if !logins.insert(account.login.to_lowercase()) {
+                return Err(ConfigError::Twice { what: what() });
+            }
+            if let Some(credential) = &account.credential
+                && kind_of(credential).is_none()
+            {
+                return Err(ConfigError::UnknownCredential {
+                    what: what(),
+                    credential: credential.clone(),
+                });
+            }
+        }
+        let mut slugs = BTreeSet::new();
+        let mut belongs: BTreeMap<String, &str> = BTreeMap::new();
+        for enterprise in &self.enterprises {
+            let slug = &enterprise.slug;
+            if !slugs.insert(slug.to_lowercase()) {
+                let what = format!("enterprise '{slug}'");
+                return Err(ConfigError::Twice { what });
+            }
+            match kind_of(&enterprise.credential) {
+                Some(CredentialKind::App { .. }) => {
+                    return Err(ConfigError::EnterpriseApp {
+                        slug: slug.clone(),
+                        credential: enterprise.credential.clone(),
+                    });
+                }
+                Some(CredentialKind::Token(_) | CredentialKind::EnterpriseToken(_)) => {}
+                None => {
+                    return Err(ConfigError::UnknownCredential {
+                        what: format!("enterprise '{slug}'"),
+                        credential: enterprise.credential.clone(),
+                    });
+                }
+            }
+            if self.enterprises.len() > 1 && enterprise.organizations.is_empty() {
+                return Err(ConfigError::WhichOrganizations(slug.clone()));
+            }
+            for login in &enterprise.organizations {
+                if let Some(first) = belongs.insert(login.to_lowercase(), slug) {
+                    return Err(ConfigError::TwoEnterprises {
+                        login: login.clone(),
+                        first: first.to_owned(),
+                        second: slug.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -343,5 +467,103 @@ mod tests {
         assert_eq!(proxy.http.as_deref(), Some("http://other:1"));
         assert_eq!(proxy.no_proxy, "localhost,.internal");
         assert!(!format!("{proxy:?}").contains("hunter2"));
+    }
+
+    fn with_app_and_tokens() -> Config {
+        let value = || SecretSource::Value {
+            origin: "test".into(),
+            value: "ghp_secret".to_owned().into(),
+        };
+        let credential = |name: &str, kind| Credential {
+            name: CredentialName::new(name),
+            kind,
+        };
+        let app = CredentialKind::App {
+            id: "1".into(),
+            key: value(),
+        };
+        Config {
+            credentials: vec![
+                credential("app", app),
+                credential("corp", CredentialKind::EnterpriseToken(value())),
+                credential("acme", CredentialKind::Token(value())),
+            ],
+            ..Config::default()
+        }
+    }
+
+    fn enterprise(slug: &str, credential: &str, organizations: &[&str]) -> Enterprise {
+        Enterprise {
+            slug: slug.into(),
+            credential: CredentialName::new(credential),
+            organizations: organizations.iter().map(|&login| login.into()).collect(),
+        }
+    }
+
+    #[test]
+    fn accounts_and_enterprises_that_cannot_work_are_refused_with_the_next_step() {
+        let refused = |enterprises: Vec<Enterprise>, accounts: &[(&str, Option<&str>)]| {
+            let config = Config {
+                enterprises,
+                accounts: accounts
+                    .iter()
+                    .map(|(login, credential)| Account {
+                        login: (*login).into(),
+                        organization: true,
+                        credential: credential.map(CredentialName::new),
+                    })
+                    .collect(),
+                ..with_app_and_tokens()
+            };
+            config.check_accounts().map_err(|error| error.to_string())
+        };
+        let corp = || enterprise("corp", "corp", &["sub"]);
+        assert_eq!(
+            refused(
+                vec![corp(), enterprise("two", "acme", &["x"])],
+                &[("acme", Some("acme"))]
+            ),
+            Ok(())
+        );
+        for (enterprises, accounts, says) in [
+            (
+                vec![enterprise("corp", "app", &[])],
+                vec![],
+                ["'corp' cannot register", "manage_runners:enterprise"],
+            ),
+            (
+                vec![enterprise("corp", "gone", &[])],
+                vec![],
+                ["enterprise 'corp'", "'gone', which does not exist"],
+            ),
+            (
+                vec![corp(), enterprise("two", "corp", &[])],
+                vec![],
+                ["'two' lists no organizations", "list them in each"],
+            ),
+            (
+                vec![corp(), enterprise("two", "acme", &["SUB"])],
+                vec![],
+                ["'SUB' is listed in", "take it out of the other"],
+            ),
+            (
+                vec![corp(), enterprise("Corp", "corp", &["x"])],
+                vec![],
+                ["enterprise 'Corp' is configured twice", "keep one"],
+            ),
+            (
+                vec![],
+                vec![("acme", None), ("ACME", Some("acme"))],
+                ["account 'ACME' is configured twice", "keep one"],
+            ),
+            (
+                vec![],
+                vec![("acme", Some("gone"))],
+                ["account 'acme'", "configure it"],
+            ),
+        ] {
+            let error = refused(enterprises, &accounts).unwrap_err();
+            assert!(says.iter().all(|text| error.contains(text)), "{error}");
+        }
     }
 }

@@ -77,14 +77,9 @@ pub(crate) async fn discover(inner: &Inner) -> Vec<Input> {
             Err(error) => inner.problems.set(&subject, error.to_string(), utc_now()),
         }
     }
-    for owner in inner
-        .config
-        .owners
-        .iter()
-        .chain(&inner.config.organizations)
-    {
+    for owner in inner.config.expected_owners() {
         let subject = format!("owner {owner}");
-        if lock(&inner.directory).owner(owner).is_some() {
+        if lock(&inner.directory).owner(&owner).is_some() {
             inner.problems.clear(&subject);
         } else {
             let error = CallError::NoCredential(owner.clone());
@@ -102,6 +97,7 @@ pub(crate) fn forget(inner: &Inner, watched: Vec<Watched>) -> Vec<Input> {
             let id = watched.repository.id;
             lock(&inner.live).forget_repository(id);
             lock(&inner.ledger).forget_repository(id);
+            lock(&inner.coverage).forget_repository(id);
             Input::RepositoryGone {
                 id,
                 full_name: watched.repository.full_name(),
@@ -138,7 +134,10 @@ async fn app(
         let Some(login) = account.login.text().map(str::to_owned) else {
             continue;
         };
-        if installation.suspended_at.text().is_some() || !inner.wants_owner(&login) {
+        if installation.suspended_at.text().is_some()
+            || !inner.config.wants_owner(&login)
+            || !inner.config.serves(&app.name, &login)
+        {
             continue;
         }
         if !served.insert(login.to_lowercase()) {
@@ -166,9 +165,12 @@ async fn one_installation(
     let organization = account.r#type.text() == Some("Organization");
     let organization_wide =
         organization && installation.may_write("organization_self_hosted_runners");
-    let level = if organization_wide || (organization && inner.names_organization(login)) {
+    let level = if organization_wide || (organization && inner.config.names_organization(login)) {
         Level::Organization
-    } else if let Some(level) = organization.then(|| inner.enterprise_level()).flatten() {
+    } else if let Some(level) = organization
+        .then(|| inner.config.enterprise_level(login))
+        .flatten()
+    {
         level
     } else {
         Level::Repository
@@ -226,7 +228,7 @@ fn take(inner: &Inner, reader: &CredentialName, shown: Vec<Shown>, complete: boo
     let mut keep = BTreeSet::new();
     for item in shown {
         let repository = &item.watched.repository;
-        if item.usable && inner.wants(&repository.owner, &repository.name) {
+        if item.usable && inner.config.wants(&repository.owner, &repository.name) {
             keep.insert(repository.id);
             directory.watch(item.watched);
         }
@@ -248,8 +250,8 @@ async fn token(
 ) -> Result<(), CallError> {
     let mut everything = Vec::new();
     let mut broken = None;
-    let wanted = inner.named_owners();
-    if wanted.is_empty() {
+    let looked_for = inner.config.looked_for(&identity.name);
+    if looked_for.is_none() {
         let mut found = repositories(
             inner,
             identity,
@@ -259,9 +261,10 @@ async fn token(
         .await?;
         broken = found.broken.take();
         // Each owner is served by the first credential that reaches it.
-        found
-            .items
-            .retain(|item| !served.contains(&item.watched.repository.owner.to_lowercase()));
+        found.items.retain(|item| {
+            let owner = &item.watched.repository.owner;
+            !served.contains(&owner.to_lowercase()) && inner.config.serves(&identity.name, owner)
+        });
         let mut owners = BTreeMap::new();
         for item in &found.items {
             owners.insert(item.watched.repository.owner.clone(), item.organization);
@@ -274,7 +277,7 @@ async fn token(
         everything = found.items;
     }
     let mut own: Option<Vec<Shown>> = None;
-    for login in wanted {
+    for login in looked_for.unwrap_or_default() {
         if served.contains(&login.to_lowercase()) {
             continue;
         }
@@ -411,7 +414,7 @@ async fn set_owner(
     }
     let level = if !organization {
         Level::Repository
-    } else if inner.names_organization(login) {
+    } else if inner.config.names_organization(login) {
         Level::Organization
     } else {
         let call = Call::get(
@@ -421,9 +424,10 @@ async fn set_owner(
         inner.pacer.turn(&identity.name).await;
         match inner.client.call(identity, &call).await {
             Ok(_) => Level::Organization,
-            Err(CallError::Forbidden { .. } | CallError::NotFound { .. }) => {
-                inner.enterprise_level().unwrap_or(Level::Repository)
-            }
+            Err(CallError::Forbidden { .. } | CallError::NotFound { .. }) => inner
+                .config
+                .enterprise_level(login)
+                .unwrap_or(Level::Repository),
             Err(error) => return Err(error),
         }
     };
@@ -445,6 +449,9 @@ pub(crate) async fn find(inner: &Inner, owner: &str, name: &str) -> Result<bool,
         let Some(identity) = inner.client.identity(&credential.name) else {
             continue;
         };
+        if !inner.config.serves(&credential.name, owner) {
+            continue;
+        }
         let outcome = match &identity.source {
             Source::App(_) => {
                 let call = Call::get(

@@ -1,7 +1,7 @@
 //! The handle the shell holds: one GitHub, all credentials.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -16,9 +16,11 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
     client::Client,
-    config::{Config, ConfigError, CredentialKind},
+    config::{Config, ConfigError},
+    coverage::{Coverage, Waits},
     credential::{Identity, Secret, Source, lock, utc_now},
-    directory::{Directory, Level},
+    deliveries::Hooks,
+    directory::Directory,
     discovery::{self, Shown},
     error::CallError,
     ledger::Ledger,
@@ -61,6 +63,9 @@ pub(crate) struct Inner {
     pub(crate) live: Mutex<Live>,
     pub(crate) ledger: Mutex<Ledger>,
     pub(crate) health: Mutex<Health>,
+    pub(crate) coverage: Mutex<Coverage>,
+    pub(crate) waits: Waits,
+    pub(crate) hooks: Hooks,
     /// Origins of runs that a webhook or list told, for jobs that follow.
     pub(crate) origins: Mutex<BTreeMap<u64, Origin>>,
     pub(crate) problems: Problems,
@@ -101,6 +106,7 @@ impl GitHub {
                 return Err(ConfigError::Repository(name.clone()));
             }
         }
+        config.check_accounts()?;
         let client = Client::new(&config)?;
         let webhook_secrets: Vec<Secret> = config
             .webhook_secrets
@@ -118,6 +124,9 @@ impl GitHub {
                 live: Mutex::default(),
                 ledger: Mutex::default(),
                 health: Mutex::default(),
+                coverage: Mutex::default(),
+                waits: Waits::of(config.poll_interval),
+                hooks: Hooks::default(),
                 origins: Mutex::default(),
                 problems: Problems::default(),
                 runs: PageCache::default(),
@@ -293,77 +302,9 @@ impl fmt::Debug for GitHub {
 }
 
 impl Inner {
-    /// Owners the configuration names; empty: whatever is accessible.
-    pub(crate) fn named_owners(&self) -> BTreeSet<String> {
-        let config = &self.config;
-        config
-            .owners
-            .iter()
-            .chain(&config.organizations)
-            .map(String::as_str)
-            .chain(
-                config
-                    .repositories
-                    .iter()
-                    .filter_map(|full| Some(full.split_once('/')?.0)),
-            )
-            .map(str::to_lowercase)
-            .collect()
-    }
-
-    pub(crate) fn wants_owner(&self, login: &str) -> bool {
-        let named = self.named_owners();
-        named.is_empty() || named.contains(&login.to_lowercase())
-    }
-
-    /// A repository is wanted by its own name, by its owner, or when nothing is named.
-    pub(crate) fn wants(&self, owner: &str, name: &str) -> bool {
-        let config = &self.config;
-        let whole = config.owners.iter().chain(&config.organizations);
-        let full = format!("{owner}/{name}");
-        (config.owners.is_empty()
-            && config.organizations.is_empty()
-            && config.repositories.is_empty())
-            || whole
-                .into_iter()
-                .any(|wanted| wanted.eq_ignore_ascii_case(owner))
-            || config
-                .repositories
-                .iter()
-                .any(|wanted| wanted.eq_ignore_ascii_case(&full))
-    }
-
-    pub(crate) fn names_organization(&self, login: &str) -> bool {
-        let organizations = &self.config.organizations;
-        organizations
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(login))
-    }
-
-    /// The first configured enterprise with the token that may register there.
-    pub(crate) fn enterprise_level(&self) -> Option<Level> {
-        let slug = self.config.enterprises.first()?.clone();
-        let credential = self
-            .config
-            .credentials
-            .iter()
-            .find(|credential| matches!(credential.kind, CredentialKind::EnterpriseToken(_)));
-        // A personal token may hold manage_runners:enterprise as well; an App never may.
-        let credential = credential.or_else(|| {
-            self.config
-                .credentials
-                .iter()
-                .find(|credential| matches!(credential.kind, CredentialKind::Token(_)))
-        })?;
-        Some(Level::Enterprise {
-            slug,
-            credential: credential.name.clone(),
-        })
-    }
-
     /// Where a repository's runners register, asking GitHub when it is new here.
     pub(crate) async fn route(&self, owner: &str, name: &str) -> Option<Route> {
-        if !self.wants(owner, name) {
+        if !self.config.wants(owner, name) {
             return None;
         }
         if let Some(route) = lock(&self.directory).route(owner, name) {
@@ -469,6 +410,10 @@ impl Inner {
         while origins.len() > MOST_ORIGINS {
             origins.pop_first();
         }
+    }
+
+    pub(crate) fn knows_origin(&self, run: u64) -> bool {
+        lock(&self.origins).contains_key(&run)
     }
 
     pub(crate) fn origin(&self, run: u64) -> Origin {

@@ -23,7 +23,9 @@ mod budget;
 mod client;
 mod config;
 mod connector;
+mod coverage;
 mod credential;
+mod deliveries;
 mod directory;
 mod discovery;
 mod error;
@@ -31,10 +33,12 @@ mod github;
 mod ledger;
 mod limits;
 mod live;
+mod ownership;
 mod pages;
 mod problems;
 mod proxy;
 mod receive;
+mod recovery;
 mod redact;
 mod registration;
 mod schedule;
@@ -46,9 +50,12 @@ mod transport;
 pub mod webhook;
 pub mod wire;
 
-pub use config::{ApiUrl, Config, ConfigError, Credential, CredentialKind, Proxy, SecretSource};
+pub use config::{
+    Account, ApiUrl, Config, ConfigError, Credential, CredentialKind, Enterprise, Proxy,
+    SecretSource,
+};
 pub use error::CallError;
 pub use github::{ConnectError, GitHub, KnownJob};
 pub use redact::redact;
 pub use registration::{RegisterError, Registered, Registration};
-pub use status::{ArchForecast, Problem, RateStatus, RepositoryQueue, SweepStatus};
+pub use status::{ArchForecast, Problem, RateStatus, RecoveryStatus, RepositoryQueue, SweepStatus};

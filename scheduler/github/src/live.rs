@@ -87,6 +87,20 @@ impl Live {
         self.runs.values().any(|run| run.repository == repository)
     }
 
+    /// Tracked runs of a repository.
+    pub(crate) fn runs_of(&self, repository: u64) -> impl Iterator<Item = u64> {
+        self.runs
+            .iter()
+            .filter(move |(_, run)| run.repository == repository)
+            .map(|(id, _)| *id)
+    }
+
+    /// All tracked jobs of the run wait for an approval.
+    pub(crate) fn only_waits(&self, run_id: u64) -> bool {
+        let run = self.runs.get(&run_id);
+        run.is_some_and(|run| run.jobs.values().all(|job| job.phase == JobPhase::Waiting))
+    }
+
     /// Tracked runs of a repository that its lists did not show.
     pub(crate) fn unlisted(&self, repository: u64, listed: &BTreeSet<u64>) -> Vec<u64> {
         self.runs

@@ -7,6 +7,7 @@ use scheduler_core::{
 
 use crate::{
     credential::{lock, utc_now},
+    deliveries::Hook,
     directory::Watched,
     discovery::forget,
     github::Inner,
@@ -28,6 +29,11 @@ pub(crate) async fn receive(
     let event = parse(delivery.event, &json)?;
     let now = utc_now();
     lock(&inner.health).delivered(now);
+    if let Event::WorkflowJob(payload) | Event::WorkflowRun(payload) | Event::Ping(payload) = &event
+        && let Some(hook) = Hook::of(&delivery, payload)
+    {
+        inner.hooks.learn(hook);
+    }
     Ok(match event {
         Event::WorkflowJob(payload) => {
             workflow_job(inner, &payload, delivery.traceparent, now).await
@@ -72,6 +78,8 @@ async fn workflow_job(
     seen.origin = inner.origin(seen.run_id);
     seen.traceparent = traceparent.map(str::to_owned);
     watch(inner, &repository, now);
+    let moved = phase >= JobPhase::InProgress;
+    lock(&inner.coverage).told(repository.id, seen.run_id, moved, now);
     let run_over = {
         let mut live = lock(&inner.live);
         live.note(&seen);
@@ -134,7 +142,7 @@ fn workflow_run(inner: &Inner, payload: &Payload, now: UtcMillis) -> Vec<Input> 
     let Some(repository) = wire.and_then(repository) else {
         return Vec::new();
     };
-    if !inner.wants(&repository.owner, &repository.name) {
+    if !inner.config.wants(&repository.owner, &repository.name) {
         return Vec::new();
     }
     let origin = origin(run);

@@ -21,6 +21,17 @@ pub struct SweepStatus {
     pub outside_window: usize,
     /// What is wrong now, with the next step. Empty when all is well.
     pub problems: Vec<Problem>,
+    /// Webhook deliveries that failed and were asked for again.
+    pub recovery: RecoveryStatus,
+}
+
+/// What became of failed webhook deliveries. The sweep finds what they told in any case.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryStatus {
+    /// Deliveries GitHub was asked to send again, since the start.
+    pub redelivered: u64,
+    /// Hooks whose deliveries the credential may not read or repeat, and what it lacks.
+    pub not_permitted: BTreeMap<String, String>,
 }
 
 /// Runs of one repository, as far as the sweep and the webhooks told.

@@ -3,11 +3,17 @@
 //!
 //! Queued jobs hide inside `in_progress` runs, so both are listed and the jobs
 //! of each are read. Absence from a list ends nothing: a run that vanished is
-//! asked about itself.
+//! asked about itself. While webhooks prove healthy, [`Coverage`] says what may
+//! be left for later.
+//!
+//! [`Coverage`]: crate::coverage::Coverage
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,7 +27,9 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     budget::Told,
     client::Call,
+    coverage::{Lists, SAMPLES, Shown, Standing},
     credential::{Identity, Source, lock, utc_now},
+    deliveries::recover,
     directory::Watched,
     discovery::{discover, window_start},
     error::CallError,
@@ -44,6 +52,8 @@ const MOST_RUN_PAGES: usize = 10;
 const MOST_JOB_PAGES: usize = 50;
 /// Every so many sweeps `waiting` and `pending` runs are listed too, for display.
 const HELD_EVERY: u64 = 5;
+/// The same while webhooks prove healthy.
+const HELD_RARELY: u64 = 25;
 const DISCOVERY_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Lists of so many owners cost about as many calls.
 const FEW_OWNERS: usize = 5;
@@ -53,8 +63,6 @@ const ORPHANS_EVERY: Duration = Duration::from_secs(5 * 60);
 const IN_USE_MS: u64 = 20 * 60_000;
 /// Two nudges closer together than this are one.
 const NUDGE_GAP: Duration = Duration::from_secs(2);
-/// A webhook that is later than this is a lost one.
-const WEBHOOK_PATIENCE_MS: u64 = 30_000;
 
 /// A run as far as the sweep needs it.
 #[derive(Clone)]
@@ -72,6 +80,7 @@ pub(crate) async fn run(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
         () = sweeps(inner, inputs) => {}
         () = budgets(inner, inputs) => {}
         () = orphans(inner, inputs) => {}
+        () = recover(inner) => {}
     }
 }
 
@@ -184,17 +193,61 @@ async fn sweep(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>, iteration: u64)
             .cloned()
             .collect()
     };
-    let with_held = iteration.is_multiple_of(HELD_EVERY);
-    let mut results = stream::iter(watched)
-        .map(|watched| one_repository(inner, watched, with_held))
+    let ids = watched
+        .iter()
+        .map(|watched| watched.repository.id)
+        .collect();
+    lock(&inner.coverage).tidy(&ids, &inner.waits, now);
+    let trusted = lock(&inner.health).healthy(now);
+    let held_every = if trusted { HELD_RARELY } else { HELD_EVERY };
+    let with_held = iteration.is_multiple_of(held_every);
+    let samples = AtomicU32::new(if trusted { SAMPLES } else { 0 });
+    let due = watched.into_iter().filter_map(|watched| {
+        let id = watched.repository.id;
+        let lists = match trusted && !with_held {
+            true => lists_of(inner, id, iteration, now),
+            false => Lists::QueuedAndRunning,
+        };
+        (lists != Lists::Nothing).then_some((watched, lists))
+    });
+    let mut results = stream::iter(due)
+        .map(|(watched, lists)| {
+            let plan = Plan {
+                lists,
+                with_held,
+                trusted: trusted && !lock(&inner.coverage).is_doubted(watched.repository.id),
+                samples: &samples,
+            };
+            one_repository(inner, watched, plan)
+        })
         .buffer_unordered(ABREAST);
     while let Some(batch) = results.next().await {
         send(inputs, batch).await;
     }
 }
 
+fn lists_of(inner: &Inner, repository: u64, iteration: u64, now: UtcMillis) -> Lists {
+    let runs: Vec<u64> = lock(&inner.live).runs_of(repository).collect();
+    let standing = Standing {
+        live: !runs.is_empty() || lock(&inner.ledger).is_live(repository),
+        incomplete: !runs.iter().all(|run| inner.knows_origin(*run)),
+        turn: repository.wrapping_add(iteration).is_multiple_of(2),
+    };
+    lock(&inner.coverage).lists(repository, standing, &inner.waits, now)
+}
+
+/// What one sweep reads of one repository.
+struct Plan<'a> {
+    lists: Lists,
+    with_held: bool,
+    /// Runs whose jobs webhooks told need not be read.
+    trusted: bool,
+    /// Told runs that may still be read in this sweep, as a sample.
+    samples: &'a AtomicU32,
+}
+
 /// One repository, whatever breaks in it.
-async fn one_repository(inner: &Inner, watched: Watched, with_held: bool) -> Vec<Input> {
+async fn one_repository(inner: &Inner, watched: Watched, plan: Plan<'_>) -> Vec<Input> {
     let full = watched.repository.full_name();
     let route = lock(&inner.directory).route(&watched.repository.owner, &watched.repository.name);
     let (Some(route), Some(identity)) = (route, inner.client.identity(&watched.reader)) else {
@@ -202,6 +255,7 @@ async fn one_repository(inner: &Inner, watched: Watched, with_held: bool) -> Vec
     };
     let mut look = Look {
         inner,
+        plan,
         identity,
         repository: watched.repository,
         route,
@@ -209,8 +263,9 @@ async fn one_repository(inner: &Inner, watched: Watched, with_held: bool) -> Vec
         listed: BTreeSet::new(),
         trouble: None,
         complete: true,
+        news: false,
     };
-    look.take(with_held).await;
+    look.take().await;
     match look.trouble {
         // Told once, of the credential.
         Some(CallError::Unauthorized { .. } | CallError::Credential { .. }) | None => {
@@ -224,6 +279,7 @@ async fn one_repository(inner: &Inner, watched: Watched, with_held: bool) -> Vec
 /// One look at one repository.
 struct Look<'a> {
     inner: &'a Inner,
+    plan: Plan<'a>,
     identity: Arc<Identity>,
     repository: Repository,
     route: Route,
@@ -232,6 +288,8 @@ struct Look<'a> {
     trouble: Option<CallError>,
     /// Every list was read to its end.
     complete: bool,
+    /// The run being read told something new.
+    news: bool,
 }
 
 impl Look<'_> {
@@ -249,11 +307,13 @@ impl Look<'_> {
         self.trouble.get_or_insert(error);
     }
 
-    async fn take(&mut self, with_held: bool) {
-        let statuses: &[&str] = if with_held {
-            &["queued", "in_progress", "waiting", "pending"]
-        } else {
-            &["queued", "in_progress"]
+    async fn take(&mut self) {
+        let with_held = self.plan.with_held;
+        let statuses: &[&str] = match self.plan.lists {
+            _ if with_held => &["queued", "in_progress", "waiting", "pending"],
+            Lists::QueuedAndRunning => &["queued", "in_progress"],
+            Lists::Queued => &["queued"],
+            Lists::Nothing => &[],
         };
         let mut runs: BTreeMap<u64, RunBrief> = BTreeMap::new();
         for status in statuses {
@@ -293,18 +353,31 @@ impl Look<'_> {
                 origin: run.origin.clone(),
             });
         }
-        let with_jobs: Vec<u64> = runs
+        let with_jobs: Vec<(u64, Shown)> = runs
             .values()
-            // A run held by a concurrency group has no jobs yet.
-            .filter(|run| run.state != RunState::Held)
-            .map(|run| run.id)
+            .filter_map(|run| match run.state {
+                // A run held by a concurrency group has no jobs yet.
+                RunState::Held => None,
+                RunState::Queued => Some((run.id, Shown::Queued)),
+                _ => Some((run.id, Shown::Running)),
+            })
             .collect();
-        for run in with_jobs {
-            self.jobs_of(run).await;
+        for (run, shown) in with_jobs {
+            if self.must_read(run, shown) {
+                self.jobs_of(run).await;
+            }
         }
-        let unlisted = lock(&self.inner.live).unlisted(self.repository.id, &self.listed);
-        for run in unlisted {
-            self.jobs_of(run).await;
+        if self.plan.lists == Lists::QueuedAndRunning || with_held {
+            let unlisted = lock(&self.inner.live).unlisted(self.repository.id, &self.listed);
+            for run in unlisted {
+                let waits = lock(&self.inner.live).only_waits(run);
+                if self.must_read(run, Shown::Missing(waits)) {
+                    self.jobs_of(run).await;
+                }
+            }
+            if self.complete {
+                lock(&self.inner.coverage).listed(self.repository.id, utc_now());
+            }
         }
         if self.complete && with_held {
             let live = lock(&self.inner.live);
@@ -313,6 +386,26 @@ impl Look<'_> {
                 listed.contains(&run) || live.has_run(run)
             });
         }
+    }
+
+    fn must_read(&self, run: u64, shown: Shown) -> bool {
+        if !self.plan.trusted {
+            return true;
+        }
+        let (now, waits) = (utc_now(), &self.inner.waits);
+        let live = lock(&self.inner.live).has_run(run);
+        let coverage = lock(&self.inner.coverage);
+        if coverage.must_read(run, shown, live, waits, now) {
+            return true;
+        }
+        let sample = |left: u32| left.checked_sub(1);
+        let relaxed = Ordering::Relaxed;
+        coverage.is_unread(run, waits, now)
+            && self
+                .plan
+                .samples
+                .fetch_update(relaxed, relaxed, sample)
+                .is_ok()
     }
 
     async fn runs(&self, status: &str) -> Result<Listing<RunBrief>, CallError> {
@@ -349,6 +442,7 @@ impl Look<'_> {
         let words = format!("list jobs of run {run} of {}", self.repository.full_name());
         let path = self.path(&format!("runs/{run}/jobs?filter=latest&per_page=100"));
         let (repository, route) = (self.repository.clone(), self.route.clone());
+        self.news = false;
         let listing = list::<JobList, JobSeen, _>(
             &self.inner.client,
             &self.inner.pacer,
@@ -401,6 +495,8 @@ impl Look<'_> {
         for job in unnamed {
             self.single_job(run, job).await;
         }
+        let (waits, now) = (&self.inner.waits, utc_now());
+        lock(&self.inner.coverage).read(self.repository.id, run, self.news, waits, now);
     }
 
     async fn single_job(&mut self, run: u64, job: JobId) {
@@ -443,8 +539,9 @@ impl Look<'_> {
         live.note(&seen);
         let run_over = !live.has_run(seen.run_id);
         drop(live);
-        if known.is_none() && seen.phase >= JobPhase::Queued {
-            self.check_webhooks(&seen, now);
+        if known.is_none_or(|known| known < seen.phase) {
+            self.news = true;
+            self.check_webhooks(&seen, known, now);
         }
         if seen.phase == JobPhase::Completed {
             let mut ledger = lock(&self.inner.ledger);
@@ -461,18 +558,32 @@ impl Look<'_> {
         self.inputs.push(Input::JobSeen(Box::new(seen)));
     }
 
-    /// A job that a webhook should have told long ago is a missed webhook.
-    fn check_webhooks(&self, seen: &JobSeen, now: UtcMillis) {
+    /// What a webhook should have told long ago is a missed webhook.
+    fn check_webhooks(&self, seen: &JobSeen, known: Option<JobPhase>, now: UtcMillis) {
+        let happened = match (known, seen.phase) {
+            (_, JobPhase::Waiting) => None,
+            (None, _) | (_, JobPhase::Queued) => Some(seen.created_at),
+            (_, JobPhase::InProgress) => seen.started_at,
+            (_, JobPhase::Completed) => seen.completed_at,
+        };
+        // A job that only waited was created long before it was queued.
+        let happened = happened.filter(|_| known != Some(JobPhase::Waiting));
+        let Some(happened) = happened else {
+            return;
+        };
         let mut health = lock(&self.inner.health);
         let since = health.last_delivery().map(|_| self.inner.started_at);
-        let overdue = seen.created_at + WEBHOOK_PATIENCE_MS < now;
-        if since.is_some_and(|since| seen.created_at > since) && overdue {
+        let overdue = happened + self.inner.waits.patience < now;
+        if since.is_some_and(|since| happened > since) && overdue {
             tracing::warn!(
                 repository = %self.repository.full_name(),
                 job = seen.id.0,
-                "the sweep found a job that no webhook told; webhooks are not trusted for a while"
+                phase = ?seen.phase,
+                "the sweep found what no webhook told; webhooks are not trusted for a while"
             );
             health.missed(now);
+            drop(health);
+            lock(&self.inner.coverage).doubt(self.repository.id);
         }
     }
 }
@@ -529,6 +640,7 @@ fn publish(inner: &Inner, iterations: u64, every: Duration, healthy: bool) {
         repositories,
         outside_window,
         problems,
+        recovery: inner.hooks.status(),
     });
 }
 

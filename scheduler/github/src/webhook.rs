@@ -17,6 +17,10 @@ pub struct Delivery<'a> {
     pub event: &'a str,
     /// `X-GitHub-Delivery`; the same for each redelivery.
     pub guid: Option<&'a str>,
+    /// `X-GitHub-Hook-ID`.
+    pub hook_id: Option<&'a str>,
+    /// `X-GitHub-Hook-Installation-Target-Type`: repository, organization, ...
+    pub hook_target: Option<&'a str>,
     /// `X-Hub-Signature-256`.
     pub signature: Option<&'a str>,
     /// `Content-Type`.
@@ -35,6 +39,8 @@ impl<'a> Delivery<'a> {
         Self {
             event: text("x-github-event").unwrap_or_default(),
             guid: text("x-github-delivery"),
+            hook_id: text("x-github-hook-id"),
+            hook_target: text("x-github-hook-installation-target-type"),
             signature: text("x-hub-signature-256"),
             content_type: text("content-type"),
             body,

@@ -8,6 +8,7 @@ mod accounts;
 mod actions;
 mod answers;
 mod field;
+mod hooks;
 mod payload;
 mod runners;
 
@@ -18,5 +19,6 @@ pub use accounts::{
 pub use actions::{Job, JobList, Run, RunList};
 pub use answers::{ErrorBody, ErrorDetail};
 pub use field::{Extra, Field};
-pub use payload::{Hook, Payload};
+pub use hooks::{Hook, HookConfig, HookDelivery};
+pub use payload::Payload;
 pub use runners::{Jit, JitRequest, Runner, RunnerGroup, RunnerGroupList, RunnerLabel, RunnerList};

@@ -178,6 +178,13 @@ pub const KEYS: &[Key] = &[
         "File with a webhook secret; several while one is being replaced",
     ),
     key(
+        "github.webhook_url",
+        "webhook-url",
+        "URL",
+        None,
+        "Public URL of POST /webhooks/github: finds our hooks at GitHub at the start, to have failed deliveries sent again",
+    ),
+    key(
         "github.ca_file",
         "github-ca-file",
         "FILE",

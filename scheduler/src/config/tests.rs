@@ -192,3 +192,101 @@ fn half_an_app_is_an_error_with_the_next_step() {
         .to_string();
     assert!(text.contains("github.app_key_file"), "{text}");
 }
+
+#[test]
+fn several_organisations_users_and_enterprises_are_read() {
+    let config = resolve(
+        &[],
+        Some(
+            r#"
+[github]
+token_file = "/etc/longshore/token"
+[[github.organizations]]
+login = "acme"
+token_file = "/etc/longshore/acme"
+[[github.organizations]]
+login = "wide"
+[[github.users]]
+login = "mona"
+token_file = "/etc/longshore/mona"
+[[github.enterprises]]
+slug = "corp"
+token_file = "/etc/longshore/corp"
+organizations = ["sub", "other"]
+[[github.enterprises]]
+slug = "second"
+token_file = "/etc/longshore/second"
+organizations = ["third"]
+"#,
+        ),
+        &[],
+        None,
+    )
+    .expect("valid");
+    let accounts = &config.github.accounts;
+    let read: Vec<_> = accounts
+        .accounts
+        .iter()
+        .map(|a| (a.login.as_str(), a.organization, a.token_file.is_some()))
+        .collect();
+    assert_eq!(
+        read,
+        [
+            ("acme", true, true),
+            ("wide", true, false),
+            ("mona", false, true)
+        ]
+    );
+    assert_eq!(accounts.enterprises[0].organizations, ["sub", "other"]);
+    assert_eq!(accounts.enterprises[1].slug, "second");
+    let report = config.report(false);
+    for line in [
+        "organization acme: token /etc/longshore/acme  # file",
+        "organization wide: token the general credential  # file",
+        "user mona: token /etc/longshore/mona  # file",
+        "enterprise corp: token /etc/longshore/corp, organizations [\"sub\", \"other\"]  # file",
+    ] {
+        assert!(report.contains(line), "{report}");
+    }
+}
+
+#[test]
+fn wrong_accounts_are_told_with_the_next_step() {
+    for (file, says) in [
+        (
+            "[[github.enterprises]]\nslug = \"corp\"\n",
+            "github.enterprises `corp` has no `token_file`; an enterprise needs a token of its own",
+        ),
+        (
+            "[[github.enterprises]]\nslug = \"corp\"\ntoken_file = \"x\"\napp_id = 7\n",
+            "github.enterprises `corp`: `app_id` cannot be used: GitHub lets no App",
+        ),
+        (
+            "[[github.enterprises]]\ntoken_file = \"x\"\n",
+            "github.enterprises number 1 has no `slug`",
+        ),
+        (
+            "[[github.enterprises]]\nslug = \"corp\"\ntoken_file = \"x\"\norganizations = \"sub\"\n",
+            "`organizations` takes a list of texts",
+        ),
+        (
+            "[[github.organizations]]\nlogin = \"acme\"\ntoken_fil = \"x\"\n",
+            "unknown key `token_fil`; did you mean `token_file`?",
+        ),
+        (
+            "[[github.users]]\nlogin = \"mona\"\n",
+            "github.users `mona` has no `token_file`",
+        ),
+        (
+            "[github]\norganizations = [\"acme\"]\n",
+            "write each entry as [[github.organizations]]",
+        ),
+        (
+            "[[github.organisations]]\nlogin = \"acme\"\n",
+            "did you mean [[github.organizations]]?",
+        ),
+    ] {
+        let text = problems(file);
+        assert!(text.contains(says), "{file}: {text}");
+    }
+}

@@ -1,15 +1,6 @@
 //! The body of a webhook, whatever its event.
 
-use super::{Account, Field, Installation, Job, Repository, Run, field::document};
-
-document!(
-    /// The hook a `ping` or `meta` is about.
-    Hook {
-        id: u64,
-        active: bool,
-        events: Vec<Field<String>>,
-    }
-);
+use super::{Account, Field, Hook, Installation, Job, Repository, Run, field::document};
 
 document!(
     /// One payload; which fields are there depends on the event.

@@ -23,7 +23,9 @@ use scheduler_core::{
     input::Input,
     model::{CredentialName, Scope},
 };
-use scheduler_github::{ApiUrl, Config, Credential, CredentialKind, GitHub, Proxy, SecretSource};
+use scheduler_github::{
+    ApiUrl, Config, Credential, CredentialKind, Enterprise, GitHub, Proxy, SecretSource,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -241,6 +243,15 @@ async fn plain_http_goes_through_the_proxy_in_absolute_form_unless_exempt() {
     );
     assert_eq!((proxy.seen().len(), direct.seen().len()), (1, 1));
     assert!(!direct.seen()[0].absolute);
+}
+
+/// An enterprise with a credential of the same name.
+fn enterprise(slug: &str, organizations: &[&str]) -> Enterprise {
+    Enterprise {
+        slug: slug.into(),
+        credential: CredentialName::new(slug),
+        organizations: organizations.iter().map(|&login| login.into()).collect(),
+    }
 }
 
 struct AppKey {
@@ -481,7 +492,7 @@ async fn organisations_register_as_wide_as_the_token_may_and_enterprises_by_thei
     .await;
     let mut config = fake.config();
     config.owners = vec!["open".into(), "closed".into(), "nobody".into()];
-    config.enterprises = vec!["corp".into()];
+    config.enterprises = vec![enterprise("corp", &[])];
     let mut corp = token("corp", "ghp_corp");
     if let CredentialKind::Token(source) = corp.kind {
         corp.kind = CredentialKind::EnterpriseToken(source);

@@ -41,6 +41,8 @@ async fn deliver_bytes(
         .receive(Delivery {
             event,
             guid: Some("11111111-2222-3333-4444-555555555555"),
+            hook_id: None,
+            hook_target: None,
             signature,
             content_type: Some("application/json"),
             body,

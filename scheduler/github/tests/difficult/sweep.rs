@@ -469,3 +469,52 @@ async fn a_missing_credential_is_told_with_the_next_step() {
     let problems = watching.status.borrow().problems.clone();
     assert!(problems[0].detail.contains("GITHUB_TOKEN"), "{problems:?}");
 }
+
+#[tokio::test]
+async fn an_expired_token_and_a_missing_permission_are_told_in_githubs_words() {
+    let world = World::default();
+    world.repositories(&["mona/web"]);
+    world.break_with(
+        "/actions/runs?status=",
+        Say::new(
+            403,
+            json!({"message": "Resource not accessible by personal access token"}),
+        )
+        .with(
+            "x-accepted-github-permissions",
+            "actions=read; metadata=read",
+        ),
+    );
+    let fake = world.serve().await;
+    let mut watching = Watching::start(fake.config());
+    watching.next_sweep().await;
+    let problems = watching.status.borrow().problems.clone();
+    let lacks = problems
+        .iter()
+        .find(|problem| problem.subject == "mona/web")
+        .expect("the repository is named");
+    for part in [
+        "credential 'main'",
+        "list queued runs of mona/web",
+        "X-Accepted-GitHub-Permissions: actions=read; metadata=read",
+        "Grant it",
+    ] {
+        assert!(lacks.detail.contains(part), "{lacks:?}");
+    }
+    // Granted, and the token expires: one line about the credential, none per repository.
+    world.0.lock().unwrap().broken.clear();
+    watching.next_sweep().await;
+    assert_eq!(watching.status.borrow().problems, []);
+    world.break_with("/", Say::new(401, json!({"message": "Bad credentials"})));
+    watching.next_sweep().await;
+    let problems = watching.status.borrow().problems.clone();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].subject, "credential main");
+    for part in [
+        "401: Bad credentials",
+        "missing, expired or revoked",
+        "fresh one",
+    ] {
+        assert!(problems[0].detail.contains(part), "{problems:?}");
+    }
+}

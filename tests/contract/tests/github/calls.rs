@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     published::data,
-    world::{Watching, World, named, organization, registration, repository, secret},
+    world::{Watching, World, enterprise, named, organization, registration, repository, secret},
 };
 
 #[derive(Clone, Debug)]
@@ -195,14 +195,14 @@ async fn everything_asked_through_a_proxy_is_published() {
 
     // Personal and enterprise tokens.
     let personal = world.token("root", &["repo", "admin:org"]).await;
-    let enterprise = world.token("root", &["manage_runners:enterprise"]).await;
+    let corp = world.token("root", &["manage_runners:enterprise"]).await;
     let mut config = world.config(CredentialKind::Token(personal));
     config.proxy.http = Some(format!("http://{proxy}"));
     config.owners = vec!["acme".into(), "mona".into()];
-    config.enterprises = vec!["corp".into()];
+    config.enterprises = vec![enterprise("corp", &[])];
     config
         .credentials
-        .push(named("corp", CredentialKind::EnterpriseToken(enterprise)));
+        .push(named("corp", CredentialKind::EnterpriseToken(corp)));
     let mut watching = Watching::start(config);
     watching
         .until("a list of runners", |input| {

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt::Debug, fs, path::PathBuf};
 use scheduler_github::{
     webhook::{Delivery, Event, WebhookError, json_of, parse, verify},
     wire::{
-        AccessToken, Account, ErrorBody, Field, Installation, Jit, JitRequest, Job, JobList,
-        Payload, RateLimits, Repository, RepositoryList, Run, RunList, Runner, RunnerGroup,
-        RunnerGroupList, RunnerList,
+        AccessToken, Account, ErrorBody, Field, Hook, HookDelivery, Installation, Jit, JitRequest,
+        Job, JobList, Payload, RateLimits, Repository, RepositoryList, Run, RunList, Runner,
+        RunnerGroup, RunnerGroupList, RunnerList,
     },
 };
 use serde_json::Value;
@@ -105,6 +105,11 @@ const MODELLED: &[(&str, Check)] = &[
     ("apps__get-repo-installation.", round_trip::<Installation>),
     ("apps__get-user-installation.", round_trip::<Installation>),
     ("apps__list-installations.", list_of::<Installation>),
+    ("apps__list-webhook-deliveries.", list_of::<HookDelivery>),
+    ("orgs__list-webhook-deliveries.", list_of::<HookDelivery>),
+    ("orgs__list-webhooks.", list_of::<Hook>),
+    ("repos__list-webhook-deliveries.", list_of::<HookDelivery>),
+    ("repos__list-webhooks.", list_of::<Hook>),
     (
         "apps__list-installation-repos-for-authenticated-user.",
         round_trip::<RepositoryList>,
@@ -213,8 +218,7 @@ fn access_token(name: &str, value: &Value) {
     );
 }
 
-/// Documents of calls the scheduler does not make (yet): hooks and deliveries,
-/// workflow files, labels, tokens for config.sh, settings, requests of others.
+/// Documents of calls the scheduler does not make: changes of hooks, workflow files, labels, tokens for config.sh, settings, requests of others.
 const NOT_MODELLED: &[&str] = &[
     "actions__add-",
     "actions__create-registration-token",
@@ -241,7 +245,6 @@ const NOT_MODELLED: &[&str] = &[
     "apps__get-authenticated",
     "apps__get-webhook",
     "apps__list-installations-for-authenticated-user",
-    "apps__list-webhook",
     "apps__update-webhook",
     "enterprise-admin__add-",
     "enterprise-admin__create-registration",
@@ -258,7 +261,7 @@ const NOT_MODELLED: &[&str] = &[
     "openapi-subset",
     "orgs__create-webhook",
     "orgs__get-webhook",
-    "orgs__list-",
+    "orgs__list-app",
     "orgs__update-webhook",
     "orgs__update.request",
     "repos__create-for-authenticated-user.request",
@@ -269,7 +272,6 @@ const NOT_MODELLED: &[&str] = &[
     "repos__get-all-environments",
     "repos__get-content",
     "repos__get-webhook",
-    "repos__list-webhook",
     "repos__update-webhook",
     "repos__update.request",
     "users__update-authenticated.request",

@@ -8,7 +8,9 @@ use scheduler_github::{ApiUrl, CredentialKind, GitHub};
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use crate::world::{Watching, World, named, organization, registration, repository, secret};
+use crate::world::{
+    Watching, World, enterprise, named, organization, registration, repository, secret,
+};
 
 #[tokio::test]
 async fn a_personal_token_watches_a_user_account_and_registers_per_repository() {
@@ -67,7 +69,7 @@ async fn organisation_and_enterprise_scopes_register_where_they_may() {
     let owner = world.token("root", &["manage_runners:enterprise"]).await;
     let mut config = world.config(CredentialKind::Token(member));
     config.owners = vec!["acme".into()];
-    config.enterprises = vec!["corp".into()];
+    config.enterprises = vec![enterprise("corp", &[])];
     config
         .credentials
         .push(named("corp", CredentialKind::EnterpriseToken(owner)));

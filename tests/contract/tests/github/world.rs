@@ -11,7 +11,7 @@ use scheduler_core::{
     model::{CredentialName, RunnerName, Scope},
 };
 use scheduler_github::{
-    ApiUrl, Config, Credential, CredentialKind, GitHub, Registration, SecretSource,
+    ApiUrl, Config, Credential, CredentialKind, Enterprise, GitHub, Registration, SecretSource,
 };
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
@@ -117,6 +117,15 @@ pub(crate) fn named(name: &str, kind: CredentialKind) -> Credential {
     }
 }
 
+/// An enterprise with a credential of the same name.
+pub(crate) fn enterprise(slug: &str, organizations: &[&str]) -> Enterprise {
+    Enterprise {
+        slug: slug.into(),
+        credential: CredentialName::new(slug),
+        organizations: organizations.iter().map(|&login| login.into()).collect(),
+    }
+}
+
 pub(crate) fn organization(login: &str) -> Scope {
     Scope::Organization {
         login: login.into(),
@@ -194,6 +203,27 @@ impl Watching {
             _ => None,
         })
         .await
+    }
+
+    /// One more sweep, and what was told until its end.
+    pub(crate) async fn sweep(&mut self) -> Vec<Input> {
+        let mut status = self.github.status();
+        let before = status.borrow_and_update().iterations;
+        self.github.nudge();
+        let mut told = Vec::new();
+        let swept = async {
+            while status.borrow_and_update().iterations == before {
+                tokio::select! {
+                    batch = self.inputs.recv() => told.extend(batch.expect("the sweep ended")),
+                    changed = status.changed() => changed.unwrap(),
+                }
+            }
+        };
+        timeout(DEADLINE, swept).await.expect("no sweep");
+        while let Ok(batch) = self.inputs.try_recv() {
+            told.extend(batch);
+        }
+        told
     }
 
     /// Scope and credential of each repository watched, once both are known.

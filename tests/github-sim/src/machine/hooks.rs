@@ -357,7 +357,8 @@ impl World {
                 // lost inside GitHub: it is listed as failed and nothing was sent
                 if let Some(d) = self.outbox.all.get_mut(&id) {
                     d.status = "failed to connect to host".into();
-                    d.status_code = 502;
+                    // without an answer there is no code: such a failure is in neither status filter
+                    d.status_code = if id.is_multiple_of(3) { 0 } else { 502 };
                     d.sent_ms = Some(self.now);
                 }
             } else {
