@@ -131,6 +131,7 @@ async fn a_job_told_by_webhooks_costs_little_more_than_its_registration() {
         assert_eq!(left, [], "every registration went with its job");
     }
     let (total, endpoints) = calls(&world).await;
+    println!("{total} calls for {JOBS} jobs: {endpoints}");
     assert_eq!(registered, JOBS);
     assert!(
         total <= (JOBS as u64) * 12 / 10,
