@@ -115,7 +115,7 @@ async fn whatever_a_fleet_leaves_behind_is_named_by_its_kind() {
 
     let left = rig.left().await;
     assert_eq!(left.containers, [format!("/{container}")]);
-    assert_eq!(left.volumes, [volume.clone()]);
+    assert_eq!(left.volumes, std::slice::from_ref(&volume));
     for what in [
         network.clone(),
         format!("link {link}"),

@@ -22,3 +22,4 @@ mod provision;
 mod queue;
 mod rig;
 mod up;
+mod upgrade;

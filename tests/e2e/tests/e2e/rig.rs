@@ -52,6 +52,8 @@ pub(crate) struct Settings {
     pub(crate) agents: Vec<u32>,
     /// The last agent has an engine of its own, with these settings.
     pub(crate) own_engine: Option<&'static str>,
+    /// The scheduler starts over this database.
+    pub(crate) store: Option<&'static [u8]>,
     /// Where scheduler and agents send their spans.
     pub(crate) otlp: Option<String>,
 }
@@ -169,6 +171,10 @@ impl Rig {
             env: vec![(RUN_VARIABLE.to_owned(), claim.identity.run.clone())],
             ..SchedulerSettings::default()
         };
+        if let Some(store) = settings.store {
+            std::fs::create_dir(&scheduler_settings.state).unwrap();
+            std::fs::write(scheduler_settings.state.join("longshore.db"), store).unwrap();
+        }
         let scheduler = Scheduler::start(&binaries, &logs, &scheduler_settings)
             .await
             .unwrap();
