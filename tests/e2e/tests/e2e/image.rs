@@ -80,7 +80,8 @@ fn static_runner() -> PathBuf {
 
 #[tokio::test]
 async fn a_job_whose_image_is_absent_waits_and_says_so() {
-    let absent = "longshore.invalid/no-such-image:1";
+    // Nothing listens there, so that nobody waits for a name server.
+    let absent = "127.0.0.1:1/no-such-image:1";
     let settings = Settings {
         image: Some(absent.to_owned()),
         ..Settings::default()

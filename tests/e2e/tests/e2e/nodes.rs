@@ -14,7 +14,7 @@ async fn two_unequal_nodes_share_a_queue_and_one_can_be_drained_meanwhile() {
     })
     .await;
     let names = rig.node_names();
-    let jobs = (0..12)
+    let jobs = (0..8)
         .map(|n| job(&format!("job {n}"), &native(), &["sleep 2"]))
         .collect();
     let pushed = rig.push("acme/web", jobs).await;
