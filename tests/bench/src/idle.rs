@@ -20,7 +20,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         ..Setup::default()
     })
     .await?;
-    let mut agents = Vec::new();
+    let (mut agents, mut places) = (Vec::new(), Vec::new());
     for i in 0..AGENTS {
         let settings = AgentSettings {
             node: format!("idle-{i}"),
@@ -30,6 +30,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
             ..AgentSettings::default()
         };
         agents.push(Agent::start(&fleet.binaries, fleet.folder.path(), &settings).await?);
+        places.push(settings);
     }
     let minutes: u64 = std::env::var("IDLE_MINUTES")
         .ok()
@@ -55,6 +56,9 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
             .process
             .terminate(longshore_e2e::fleet::STOP_WITHIN)
             .await?;
+    }
+    for place in &places {
+        place.purge(&fleet.binaries, fleet.folder.path()).await?;
     }
     Ok(vec![
         Row::new(

@@ -22,6 +22,9 @@ use crate::{
 /// Longest a part may take to end after SIGTERM.
 pub const STOP_WITHIN: Duration = Duration::from_secs(20);
 
+/// Longest an agent may take to clear its host.
+const PURGE_WITHIN: Duration = Duration::from_secs(60);
+
 /// The runner face of the simulator in a network namespace of its own: how sandboxed runners reach it as they reach GitHub.
 #[derive(Debug, Clone)]
 pub struct RunnerNet {
@@ -280,17 +283,7 @@ impl Agent {
     pub fn launch(binaries: &Binaries, folder: &Path, settings: &AgentSettings) -> Result<Launch> {
         let name = format!("longshore-agent {}", settings.node);
         let log = folder.join(format!("agent-{}.log", settings.node));
-        let program = binaries.program("longshore-agent")?;
-        let mut launch = match settings.inside.split_first() {
-            None => Launch::new(name, program, log),
-            Some((first, rest)) => {
-                let mut launch = Launch::new(name, first, log);
-                for word in rest {
-                    launch = launch.arg(word);
-                }
-                launch.arg(program)
-            }
-        };
+        let mut launch = settings.program(binaries, name, log)?;
         launch = launch
             .flag("--node", &settings.node)
             .flag("--scheduler", &settings.scheduler)
@@ -320,6 +313,38 @@ impl Agent {
             launch = launch.env(name, value);
         }
         Ok(launch)
+    }
+}
+
+impl AgentSettings {
+    /// The agent's program, in the namespaces it lives in.
+    fn program(&self, binaries: &Binaries, name: String, log: PathBuf) -> Result<Launch> {
+        let program = binaries.program("longshore-agent")?;
+        let Some((first, rest)) = self.inside.split_first() else {
+            return Ok(Launch::new(name, program, log));
+        };
+        let launch = Launch::new(name, first, log);
+        Ok(rest.iter().fold(launch, Launch::arg).arg(program))
+    }
+
+    /// Takes a stopped agent off its host, as an operator would: what it made beforehand goes with it.
+    pub async fn purge(&self, binaries: &Binaries, folder: &Path) -> Result<()> {
+        let name = format!("longshore-agent purge {}", self.node);
+        let log = folder.join(format!("purge-{}.log", self.node));
+        let mut launch = self
+            .program(binaries, name, log)?
+            .arg("purge")
+            .flag("--node", &self.node)
+            .flag("--state-dir", &self.state);
+        if let Some(socket) = &self.engine_socket {
+            launch = launch.flag("--engine-socket", socket);
+        }
+        let mut purge = launch.spawn()?;
+        let status = purge.wait(PURGE_WITHIN).await?;
+        if !status.success() {
+            bail!("{} failed ({status}):\n{}", purge.name(), purge.tail());
+        }
+        Ok(())
     }
 }
 

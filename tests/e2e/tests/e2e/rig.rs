@@ -491,7 +491,8 @@ impl Rig {
         let logs = self.logs();
         for node in &mut self.nodes {
             ends_well(&mut node.agent.process).await;
-            node.purge(&self.binaries, &logs).await;
+            let purged = node.settings.purge(&self.binaries, &logs).await;
+            purged.unwrap();
         }
         self.nothing_on_own_engines().await;
     }

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use longshore_e2e::binaries::Binaries;
 use longshore_e2e::demo::host_state::{self, Difference, HostState, Marks};
 use longshore_e2e::demo::identity::{self, Claim, RUN_VARIABLE};
-use longshore_e2e::fleet::{self, STOP_WITHIN, Sim, secret_file};
+use longshore_e2e::fleet::{self, AgentSettings, STOP_WITHIN, Sim, secret_file};
 use longshore_e2e::process::{Launch, Process};
 use longshore_e2e::wait;
 use serde_json::{Value, json};
@@ -125,17 +124,14 @@ impl Host {
     async fn nothing_is_left(mut self) {
         assert_eq!(self.processes().await, BTreeSet::new());
         let id = &self.claim.identity;
-        let program = self.binaries.program("longshore-agent").unwrap();
-        let log = self.folder.path().join("purge.log");
-        let mut purge = Launch::new("longshore-agent purge", program, log)
-            .arg("purge")
-            .flag("--node", &id.node)
-            .flag("--state-dir", self.state().join("agent"))
-            .flag("--engine-socket", ENGINE_SOCKET)
-            .spawn()
-            .unwrap();
-        let status = purge.wait(Duration::from_secs(60)).await.unwrap();
-        assert!(status.success(), "{status}: {}", purge.tail());
+        let agent = AgentSettings {
+            node: id.node.clone(),
+            state: self.state().join("agent"),
+            engine_socket: Some(ENGINE_SOCKET.into()),
+            ..AgentSettings::default()
+        };
+        let purged = agent.purge(&self.binaries, self.folder.path()).await;
+        purged.unwrap();
         self.sim.process.terminate(STOP_WITHIN).await.unwrap();
         let marks = Marks {
             ours: BTreeSet::from([

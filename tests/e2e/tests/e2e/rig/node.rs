@@ -3,20 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use bollard::Docker;
 use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions};
 use longshore_e2e::binaries::Binaries;
 use longshore_e2e::demo::identity::{Claim, RUN_VARIABLE};
 use longshore_e2e::fleet::{Agent, AgentSettings, Scheduler};
-use longshore_e2e::process::Launch;
 
 use super::ENGINE_SOCKET;
 use super::own_engine::OwnEngine;
 
-/// Longest an agent may take to clear its host.
-const PURGE: Duration = Duration::from_secs(60);
 /// What the agent labels its things with.
 const INSTANCE: &str = "longshore.instance";
 
@@ -88,32 +84,6 @@ impl Node {
     fn socket(&self) -> String {
         let socket = self.settings.engine_socket.as_ref();
         socket.expect("always set").display().to_string()
-    }
-
-    /// Takes the agent off its host, as an operator would.
-    pub(crate) async fn purge(&self, binaries: &Binaries, logs: &Path) {
-        let program = binaries.program("longshore-agent").unwrap();
-        let mut words = self.settings.inside.iter().map(std::ffi::OsString::from);
-        let first = words.next();
-        let log = logs.join("purge.log");
-        let launch = match &first {
-            None => Launch::new("longshore-agent purge", &program, log),
-            Some(first) => words
-                .fold(
-                    Launch::new("longshore-agent purge", first, log),
-                    Launch::arg,
-                )
-                .arg(&program),
-        };
-        let mut purge = launch
-            .arg("purge")
-            .flag("--node", self.name())
-            .flag("--state-dir", &self.settings.state)
-            .flag("--engine-socket", self.socket())
-            .spawn()
-            .unwrap();
-        let status = purge.wait(PURGE).await.unwrap();
-        assert!(status.success(), "{status}: {}", purge.tail());
     }
 
     /// Texts of which one stands in everything that the agent makes.
