@@ -52,6 +52,8 @@ pub(crate) struct Outlook {
     pub(crate) healthy: bool,
     /// Calls of the last sweep that counted (not 304).
     pub(crate) counted_calls: u64,
+    /// It was the first: it had no validators yet, and the next will cost less.
+    pub(crate) cold: bool,
     /// Limit and rest of the hour and milliseconds to its reset, when known.
     pub(crate) hour: Option<(u64, u64, u64)>,
 }
@@ -71,6 +73,9 @@ pub(crate) fn interval(outlook: &Outlook) -> Duration {
         return base.max(Duration::from_millis(reset_in + 1_000).min(LONGEST));
     }
     let sweeps = spendable / outlook.counted_calls;
+    if outlook.cold && sweeps > 1 {
+        return base;
+    }
     base.max(Duration::from_millis(reset_in / sweeps).min(LONGEST))
 }
 
@@ -86,6 +91,7 @@ mod tests {
             poll_interval: MINUTE,
             healthy,
             counted_calls,
+            cold: false,
             hour,
         }
     }
@@ -110,6 +116,22 @@ mod tests {
             spent,
             Duration::from_secs(301),
             "the reserve is not touched"
+        );
+    }
+
+    #[test]
+    fn the_price_of_the_first_sweep_does_not_delay_the_second() {
+        let first = |hour| {
+            interval(&Outlook {
+                cold: true,
+                ..outlook(false, 90, Some(hour))
+            })
+        };
+        assert_eq!(first((5000, 4900, 3_600_000)), MINUTE);
+        assert_eq!(
+            first((5000, 1100, 3_600_000)),
+            LONGEST,
+            "one more is all that is left"
         );
     }
 

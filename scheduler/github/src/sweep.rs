@@ -104,7 +104,7 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
             let started = Instant::now();
             sweep(inner, inputs, iterations).await;
             iterations += 1;
-            let (every, healthy) = pace(inner);
+            let (every, healthy) = pace(inner, iterations == 1);
             // With healthy webhooks the sweep is a safety net: it rests a full
             // interval. Otherwise it is the only source and keeps its rhythm.
             let from = if healthy { Instant::now() } else { started };
@@ -146,7 +146,7 @@ fn nudge_delay(iterations: u64) -> Duration {
     }
 }
 
-fn pace(inner: &Inner) -> (Duration, bool) {
+fn pace(inner: &Inner, cold: bool) -> (Duration, bool) {
     let now = utc_now();
     let healthy = lock(&inner.health).healthy(now);
     let counted_calls = inner.pacer.take_counted();
@@ -169,6 +169,7 @@ fn pace(inner: &Inner) -> (Duration, bool) {
         poll_interval: inner.config.poll_interval,
         healthy,
         counted_calls,
+        cold,
         hour,
     };
     (interval(&outlook), healthy)

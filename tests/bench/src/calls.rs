@@ -65,6 +65,7 @@ pub(crate) async fn idle() -> Result<Vec<Row>> {
 /// Webhooks off: from the job queued at GitHub until a node holds intent and registration.
 pub(crate) async fn poll_only() -> Result<Vec<Row>> {
     const SAMPLES: usize = 12;
+    const PERIOD: Duration = Duration::from_secs(60);
     let names = repositories(2, 20);
     let fleet = Fleet::start(Setup {
         repositories: &names,
@@ -82,8 +83,8 @@ pub(crate) async fn poll_only() -> Result<Vec<Row>> {
         fleet.sim.control("jobs", job).await?;
         let assigned = assigned(&mut node, Duration::from_secs(180)).await?;
         waits.push((assigned.at - queued).as_secs_f64());
-        // Spread the next arrival over the sweep's period.
-        tokio::time::sleep(Duration::from_secs(7)).await;
+        // Arrivals spread over the sweep's period, whose phase the last assignment showed.
+        tokio::time::sleep(PERIOD * (i as u32 * 7 % 12) / 12).await;
     }
     keep_samples("poll_only_wait", &waits)?;
     let (calls, _) = fleet.github_calls().await?;
