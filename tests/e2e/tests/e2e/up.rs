@@ -12,7 +12,7 @@ use longshore_e2e::wait;
 use serde_json::{Value, json};
 
 use crate::image;
-use crate::rig::node::usual_engine;
+use crate::rig::node::{quietly, usual_engine};
 use crate::rig::{ENGINE_SOCKET, SOON, Settings, WEBHOOK_SECRET, job, native, world};
 
 /// Small runners, and nobody waits for idle ones.
@@ -26,6 +26,7 @@ struct Host {
     before: HostState,
     sim: Sim,
     image: &'static str,
+    cleared: bool,
 }
 
 impl Host {
@@ -50,6 +51,7 @@ impl Host {
             before,
             sim,
             image,
+            cleared: false,
         }
     }
 
@@ -132,6 +134,7 @@ impl Host {
         };
         let purged = agent.purge(&self.binaries, self.folder.path()).await;
         purged.unwrap();
+        self.cleared = true;
         self.sim.process.terminate(STOP_WITHIN).await.unwrap();
         let marks = Marks {
             ours: BTreeSet::from([
@@ -151,9 +154,12 @@ impl Host {
     }
 }
 
-/// A failed test leaves no process either.
+/// A failed test leaves nothing either, as far as that can still be done.
 impl Drop for Host {
     fn drop(&mut self) {
+        if self.cleared {
+            return;
+        }
         let mark = format!("{RUN_VARIABLE}={}", self.claim.identity.run);
         let Ok(folders) = std::fs::read_dir("/proc") else {
             return;
@@ -168,6 +174,16 @@ impl Drop for Host {
                     .status();
             }
         }
+        let id = &self.claim.identity;
+        if let Ok(agent) = self.binaries.program("longshore-agent") {
+            let mut purge = std::process::Command::new("timeout");
+            purge.arg("60").arg(agent);
+            purge.args(["purge", "--node", &id.node]);
+            purge.args(["--engine-socket", ENGINE_SOCKET, "--state-dir"]);
+            quietly(purge.arg(self.state().join("agent")));
+        }
+        let _ = self.sim.process.signal(libc::SIGTERM);
+        quietly(std::process::Command::new("ip").args(["netns", "del", &id.namespace]));
     }
 }
 
