@@ -182,6 +182,10 @@ impl Demand for Hub {
     fn nudge(&self) {
         self.client().nudge();
     }
+
+    fn distrust(&self) {
+        self.client().distrust();
+    }
 }
 
 impl Source for Hub {

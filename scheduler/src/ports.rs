@@ -75,6 +75,9 @@ pub trait Demand: Clone + Send + Sync + 'static {
 
     /// Sweeps soon, within the budget.
     fn nudge(&self);
+
+    /// A delivery was understood and then not stored: what it told must be found again.
+    fn distrust(&self) {}
 }
 
 /// Jobs that are not over, as the fleet knows them at the time of the call.

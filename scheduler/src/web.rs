@@ -234,11 +234,14 @@ impl<D: Demand> Webhooks<D> {
         let left = self.bounds.commit_timeout.saturating_sub(begun.elapsed());
         match tokio::time::timeout(left, commit).await {
             Ok(answer) => answer,
-            Err(_) => Answer::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "timed_out",
-                "not stored in time; deliver again",
-            ),
+            Err(_) => {
+                self.demand.distrust();
+                Answer::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "timed_out",
+                    "not stored in time; deliver again",
+                )
+            }
         }
     }
 }

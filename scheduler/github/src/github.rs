@@ -247,6 +247,12 @@ impl GitHub {
         }
     }
 
+    /// What a delivery told may not have been kept: for a while the sweep reads
+    /// everything again, whatever webhooks told.
+    pub fn distrust(&self) {
+        lock(&self.inner.health).missed(utc_now());
+    }
+
     /// Sweeps at once (still within the budget).
     pub fn nudge(&self) {
         self.inner.sweep_now.notify_one();

@@ -30,6 +30,7 @@ struct Asked {
     deregistered: Vec<RunnerName>,
     remembered: Vec<KnownJob>,
     refuse: Option<RegistrationFailed>,
+    distrusted: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -44,6 +45,11 @@ impl FakeGitHub {
 
     pub(crate) fn registered(&self) -> Vec<Registration> {
         self.asked(|asked| asked.registered.clone())
+    }
+
+    /// How often a delivery was said not to have been stored.
+    pub(crate) fn distrusted(&self) -> usize {
+        self.asked(|asked| asked.distrusted)
     }
 
     pub(crate) fn names(&self) -> BTreeSet<String> {
@@ -184,6 +190,10 @@ impl Demand for FakeGitHub {
     }
 
     fn nudge(&self) {}
+
+    fn distrust(&self) {
+        self.asked(|asked| asked.distrusted += 1);
+    }
 }
 
 impl Source for FakeGitHub {

@@ -228,6 +228,11 @@ async fn a_stalled_store_is_503_and_nothing_is_half_done() {
         "no effect before its commit"
     );
     assert_eq!(counted(&scheduler, "timed_out").await, 1.0);
+    assert_eq!(
+        world.github.distrusted(),
+        1,
+        "the sweep does not take it as told"
+    );
     world.store.faults().stall(false);
     // GitHub's redelivery and the late commit meet in one job and one runner.
     assert_eq!(scheduler.deliver(&queued(1)).await, StatusCode::ACCEPTED);

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fake::{Fake, Say},
-    world::{Watching, World, repository},
+    world::{Watching, World, job, phases, repository, run},
 };
 
 pub(crate) fn sign(body: &[u8]) -> String {
@@ -287,4 +287,32 @@ async fn a_hook_without_workflow_jobs_and_a_deleted_hook_are_told() {
     watching.next_sweep().await;
     assert!(problems(&watching)[0].detail.contains("deleted"));
     assert!(!watching.status.borrow().webhooks_healthy);
+}
+
+#[tokio::test]
+async fn a_told_job_is_read_again_only_when_what_was_told_may_not_have_been_kept() {
+    let world = World::default();
+    world.repositories(&["mona/web"]);
+    let fake = world.serve().await;
+    let mut config = fake.config();
+    config.webhook_secrets = secret();
+    let mut watching = Watching::start(config);
+    watching.next_sweep().await;
+    let queued = job_event("queued", "queued");
+    let told = deliver(&watching.github, "workflow_job", &queued).await;
+    assert_eq!(the_job(&told.unwrap()).phase, JobPhase::Queued);
+    world.runs("mona/web", "queued", vec![run(5, "queued", "ci.yml")]);
+    let listed = job(9_000_000_001, 5, "queued", None);
+    world.jobs("mona/web", 5, vec![listed]);
+    assert_eq!(
+        phases(&watching.next_sweep().await),
+        [],
+        "a webhook told it"
+    );
+    assert_eq!(fake.count(&Method::GET, "/runs/5/jobs"), 0);
+    watching.github.distrust();
+    assert_eq!(
+        phases(&watching.next_sweep().await),
+        [(9_000_000_001, JobPhase::Queued)]
+    );
 }
