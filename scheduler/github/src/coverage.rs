@@ -33,14 +33,14 @@ pub(crate) struct Waits {
 }
 
 impl Waits {
-    /// With the default of 60 s: 2, 8, 10 and 60 minutes, and 30 s.
+    /// With the default of 60 s: 2, 8, 10 and 20 minutes, and 30 s.
     pub(crate) fn of(poll_interval: Duration) -> Self {
         let interval = u64::try_from(poll_interval.as_millis()).unwrap_or(u64::MAX / 1_000);
         Self {
             fresh: 2 * interval,
             unlisted: 8 * interval,
             reread: 10 * interval,
-            longest: 60 * interval,
+            longest: 20 * interval,
             patience: 30_000.min(interval / 2),
         }
     }
@@ -314,16 +314,16 @@ mod tests {
         assert!(must(&coverage, 0), "no webhook told it");
         coverage.told(5, 1, false, 0);
         let mut reads = Vec::new();
-        for minute in 0..200 {
+        for minute in 0..100 {
             let now = minute * MINUTE;
             if must(&coverage, now) {
                 reads.push(minute);
                 coverage.read(5, 1, false, &waits(), now);
             }
         }
-        assert_eq!(reads, [10, 20, 40, 80, 140], "10, 20, 40, then 60 minutes");
-        coverage.read(5, 1, true, &waits(), 200 * MINUTE);
-        assert!(!must(&coverage, 209 * MINUTE) && must(&coverage, 210 * MINUTE));
+        assert_eq!(reads, [10, 20, 40, 60, 80], "10 minutes, then 20");
+        coverage.read(5, 1, true, &waits(), 100 * MINUTE);
+        assert!(!must(&coverage, 109 * MINUTE) && must(&coverage, 110 * MINUTE));
     }
 
     #[test]
