@@ -78,6 +78,7 @@ pub fn engine_of(facts: EngineFacts) -> Engine {
         live_restore: facts.live_restore,
         rootless: facts.rootless,
         security_options: facts.security_options,
+        seccomp_gap: facts.seccomp_gap,
         architecture: facts.architecture,
         cpus: facts.cpus,
         memory_bytes: facts.memory_bytes,

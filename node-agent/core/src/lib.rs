@@ -6,6 +6,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod dialect;
 pub mod exit;
 pub mod firewall;
 pub mod lifecycle;
@@ -14,6 +15,7 @@ pub mod names;
 pub mod reconcile;
 pub mod runtime;
 pub mod sandbox;
+pub mod seccomp;
 pub mod slots;
 
 pub use model::*;

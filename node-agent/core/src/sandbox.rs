@@ -8,6 +8,7 @@
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::dialect::{Dialect, TmpfsOwner};
 use crate::model::{Resources, RunnerSpec};
 use crate::names::Fnv;
 
@@ -31,6 +32,9 @@ exec /home/runner/bin/Runner.Listener run </dev/null
 
 /// Smallest memory a sandbox is made with: below it the runner program dies.
 pub const MIN_MEMORY: u64 = 64 << 20;
+
+/// Bytes of a tmpfs that an engine adds by itself.
+const UNASKED_SIZE: u64 = 1 << 20;
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
@@ -135,6 +139,11 @@ pub struct Place {
     /// Parent control group that outlives the container; empty for none.
     pub cgroup_parent: String,
     pub labels: Vec<(String, String)>,
+    /// The engine's words.
+    pub dialect: Dialect,
+    /// File on the engine's host with a tightened filter; empty leaves the
+    /// engine's own.
+    pub seccomp_file: String,
 }
 
 /// A volume mounted into the sandbox.
@@ -177,7 +186,7 @@ pub struct Sandbox {
     pub cap_add: Vec<String>,
     pub privileged: bool,
     pub readonly_rootfs: bool,
-    pub security_opt: Vec<&'static str>,
+    pub security_opt: Vec<String>,
     pub pids_limit: i64,
     pub memory: i64,
     pub memory_swap: i64,
@@ -235,6 +244,29 @@ pub fn strict(request: &Request, place: &Place) -> Sandbox {
     let tmp_size = memory / 4;
     let shm_size = (memory / 8).min(64 << 20);
     let uid = RUNNER_UID;
+    let masked = masked_paths(place.host_cpus);
+    let dialect = &place.dialect;
+    let suffix = dialect.tmpfs_suffix;
+    let owner = match dialect.tmpfs_owner {
+        TmpfsOwner::Number => format!("uid={uid},gid={uid}"),
+        TmpfsOwner::User => "U".to_owned(),
+    };
+    let mut tmpfs = vec![
+        (
+            RUNNER_ROOT.into(),
+            format!("rw,exec,nosuid,nodev,size={root_size},{owner},mode=0700{suffix}"),
+        ),
+        (
+            "/tmp".into(),
+            format!("rw,noexec,nosuid,nodev,size={tmp_size},mode=1777{suffix}"),
+        ),
+    ];
+    tmpfs.extend(dialect.unasked_tmpfs.iter().map(|path| {
+        (
+            (*path).to_owned(),
+            format!("rw,noexec,nosuid,nodev,size={UNASKED_SIZE},mode=0755{suffix}"),
+        )
+    }));
     Sandbox {
         image: place.image_id.clone(),
         platform: request.platform.clone(),
@@ -263,7 +295,7 @@ pub fn strict(request: &Request, place: &Place) -> Sandbox {
         cap_add: vec![],
         privileged: false,
         readonly_rootfs: true,
-        security_opt: vec!["no-new-privileges:true"],
+        security_opt: security_options(place, &masked),
         pids_limit: 2048,
         memory,
         memory_swap: memory,
@@ -290,16 +322,7 @@ pub fn strict(request: &Request, place: &Place) -> Sandbox {
                 hard: 32_768,
             },
         ],
-        tmpfs: vec![
-            (
-                RUNNER_ROOT.into(),
-                format!("rw,exec,nosuid,nodev,size={root_size},uid={uid},gid={uid},mode=0700"),
-            ),
-            (
-                "/tmp".into(),
-                format!("rw,noexec,nosuid,nodev,size={tmp_size},mode=1777"),
-            ),
-        ],
+        tmpfs,
         mounts: vec![
             VolumeMount {
                 volume: place.bin_volume.clone(),
@@ -343,9 +366,9 @@ pub fn strict(request: &Request, place: &Place) -> Sandbox {
         init: true,
         auto_remove: false,
         restart: "no",
-        log_driver: "local",
-        log_options: vec![("max-size", "1m"), ("max-file", "1"), ("compress", "false")],
-        masked_paths: masked_paths(place.host_cpus),
+        log_driver: dialect.log_driver,
+        log_options: dialect.log_options.to_vec(),
+        masked_paths: masked,
         readonly_paths: vec![
             "/proc/bus",
             "/proc/fs",
@@ -354,6 +377,17 @@ pub fn strict(request: &Request, place: &Place) -> Sandbox {
             "/proc/sysrq-trigger",
         ],
     }
+}
+
+fn security_options(place: &Place, masked: &[String]) -> Vec<String> {
+    let mut options = vec!["no-new-privileges:true".to_owned()];
+    if place.dialect.mask_by_option {
+        options.push(format!("mask={}", masked.join(":")));
+    }
+    if !place.seccomp_file.is_empty() {
+        options.push(format!("seccomp={}", place.seccomp_file));
+    }
+    options
 }
 
 /// Files of the host's kernel that say something about it or its other users.

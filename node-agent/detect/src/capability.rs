@@ -21,6 +21,8 @@ pub struct Engine {
     pub live_restore: bool,
     pub rootless: bool,
     pub security_options: Vec<String>,
+    /// Why its filter is looser than asked; empty when it is not.
+    pub seccomp_gap: String,
     pub architecture: String,
     pub cpus: u32,
     pub memory_bytes: u64,
@@ -126,16 +128,22 @@ pub fn assemble(
         }
         (_, None) => "",
     };
-    // Measured with Podman 4.3.1: its socket refuses uid= on a tmpfs, so no sandbox can be made.
-    let podman = engine.is_some_and(|engine| engine.kind == "podman");
-    if podman {
+    if let Some(engine) = engine
+        && engine.kind == "podman"
+    {
         say(
             "engine",
-            "podman",
-            "its Docker-compatible socket refuses the owner of a tmpfs, which every sandbox needs; nothing is offered, use Docker".into(),
+            "dialect",
+            "podman: tmpfs owners are named by U, masked paths by a security option, output is kept by k8s-file".into(),
         );
+        for gap in agent_core::dialect::gaps(&engine.kind, engine.cgroup_version) {
+            say(
+                "engine",
+                "dialect",
+                format!("{}: {}", gap.property, gap.reason),
+            );
+        }
     }
-    let arch = if podman { "" } else { arch };
     for emulated in host.emulation.emulated() {
         say(
             "emulation",
@@ -296,14 +304,16 @@ mod tests {
     }
 
     #[test]
-    fn podman_is_told_and_not_offered() {
+    fn podman_offers_what_docker_does_and_says_where_it_differs() {
         let podman = Engine {
             kind: "podman".into(),
+            cgroup_version: 1,
             ..engine("x86_64")
         };
         let offered = assemble(&host("x86_64"), Some(&podman), &Limits::default(), &[]);
-        assert!(offered.labels.is_empty());
-        assert!(offered.evidence.iter().any(|e| e.source == "podman"));
+        assert_eq!(offered.labels, ["self-hosted", "linux", "x64"]);
+        let told = |word: &str| offered.evidence.iter().any(|e| e.finding.contains(word));
+        assert!(told("k8s-file") && told("own_cgroup_namespace"));
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub fn of_engine(engine: &Engine) -> Vec<Property> {
             evidence,
         });
     };
+    let gaps = agent_core::dialect::gaps(&engine.kind, engine.cgroup_version);
     let fixed = "set on every sandbox and read back by the probe job";
     for name in [
         "non_root",
@@ -54,29 +55,27 @@ pub fn of_engine(engine: &Engine) -> Vec<Property> {
         "masked_proc",
         "read_only_proc_sys",
         "own_namespaces",
+        "own_cgroup_namespace",
+        "out_of_memory_told",
         "no_devices",
         "no_peers",
         "log_cap",
         "complete_removal",
         "init_process",
     ] {
-        let podman_gap =
-            engine.kind == "podman" && matches!(name, "masked_proc" | "no_peers" | "log_cap");
-        if podman_gap {
-            add(
-                name,
-                false,
-                "podman's Docker-compatible socket does not promise this field".into(),
-            );
-        } else {
-            add(name, true, fixed.into());
+        match gaps.iter().find(|gap| gap.property == name) {
+            Some(gap) => add(name, false, gap.reason.into()),
+            None => add(name, true, fixed.into()),
         }
     }
     let options = engine.security_options.join(", ");
     add(
         "seccomp",
-        has("seccomp") && !has("profile=unconfined"),
-        format!("security options: {options}"),
+        has("seccomp") && !has("profile=unconfined") && engine.seccomp_gap.is_empty(),
+        match engine.seccomp_gap.as_str() {
+            "" => format!("security options: {options}"),
+            gap => format!("security options: {options}; {gap}"),
+        },
     );
     add(
         "apparmor",
@@ -211,8 +210,25 @@ mod tests {
     fn podmans_limits_are_told() {
         let engine = Engine {
             kind: "podman".into(),
+            seccomp_gap: "no filter to tighten".into(),
             ..debian12()
         };
-        assert_eq!(state(&engine, "masked_proc"), State::NotGuaranteed);
+        for (name, expected) in [
+            ("own_cgroup_namespace", State::NotGuaranteed),
+            ("out_of_memory_told", State::NotGuaranteed),
+            ("seccomp", State::NotGuaranteed),
+            ("masked_proc", State::Guaranteed),
+            ("no_peers", State::Guaranteed),
+            ("log_cap", State::Guaranteed),
+        ] {
+            assert_eq!(state(&engine, name), expected, "{name}");
+        }
+        assert_eq!(
+            state(&debian12(), "own_cgroup_namespace"),
+            State::Guaranteed
+        );
+        let told = of_engine(&engine);
+        let seccomp = told.iter().find(|p| p.name == "seccomp").unwrap();
+        assert!(seccomp.evidence.contains("no filter to tighten"));
     }
 }

@@ -4,14 +4,20 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use agent_core::dialect::Dialect;
 use agent_core::model::ErrorReason;
 use agent_core::runtime::RuntimeError;
 use bollard::Docker;
 use bollard::errors::Error;
 use serde::Serialize;
 
+use crate::seccomp;
+
 /// Bound of one call to the engine. A start waits behind others when busy.
 pub(crate) const CALL: Duration = Duration::from_secs(120);
+
+/// Podman looks at every container and asks the package manager for an answer.
+const VERSION: Duration = Duration::from_secs(30);
 
 /// What an engine is and can.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -35,6 +41,10 @@ pub struct EngineFacts {
     pub memory_bytes: u64,
     pub runtimes: Vec<String>,
     pub rootless: bool,
+    /// File with the filter that sandboxes get; empty for the engine's own.
+    pub seccomp_file: String,
+    /// Why the filter is looser than profile `strict` asks; empty when it is not.
+    pub seccomp_gap: String,
 }
 
 /// Connects and agrees on an API version both sides speak.
@@ -57,11 +67,12 @@ pub(crate) async fn connect(socket: &Path) -> Result<Docker, RuntimeError> {
     let text = socket.to_string_lossy();
     let docker = Docker::connect_with_unix(&text, CALL.as_secs(), bollard::API_DEFAULT_VERSION)
         .map_err(|error| down(format!("engine at {text}: {error}")))?;
-    tokio::time::timeout(Duration::from_secs(10), docker.negotiate_version())
+    tokio::time::timeout(VERSION, docker.negotiate_version())
         .await
         .map_err(|_| {
             down(format!(
-                "the engine at {text} did not say its version within 10 s"
+                "the engine at {text} did not say its version within {} s",
+                VERSION.as_secs()
             ))
         })?
         .map_err(|error| down(format!("engine at {text}: {error}")))
@@ -92,8 +103,15 @@ pub(crate) async fn facts(docker: &Docker) -> Result<EngineFacts, RuntimeError> 
         .iter()
         .any(|part| part.name.to_lowercase().contains("podman"));
     let security_options = info.security_options.unwrap_or_default();
+    let kind = if podman { "podman" } else { "docker" };
+    let seccomp_gap = match Dialect::of(kind).loose_seccomp {
+        true => seccomp::profile().err().unwrap_or_default(),
+        false => String::new(),
+    };
     Ok(EngineFacts {
-        kind: if podman { "podman" } else { "docker" }.into(),
+        kind: kind.into(),
+        seccomp_file: String::new(),
+        seccomp_gap,
         version: version.version.unwrap_or_default(),
         api_version: version.api_version.unwrap_or_default(),
         cgroup_version: info

@@ -65,7 +65,8 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
         drop(strong);
         let filters = HashMap::from([
             ("type", vec!["container".to_owned()]),
-            ("event", vec!["die".to_owned()]),
+            // Podman filters by its own word for it, and tells Docker's.
+            ("event", vec!["die".to_owned(), "died".to_owned()]),
             ("label", vec![format!("{}={instance}", label::INSTANCE)]),
         ]);
         let options = EventsOptionsBuilder::new()

@@ -16,6 +16,7 @@ mod outage;
 mod processes;
 mod recover;
 mod runtime;
+mod seccomp;
 mod slots;
 mod translate;
 mod usage;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use agent_core::dialect::Dialect;
 use agent_core::exit::Ended;
 use agent_core::firewall::Rules;
 use agent_core::lifecycle::IDLE_GRACE_MS;
@@ -33,13 +34,16 @@ use crate::recover::{inspect, utc_ms};
 use crate::slots::Slots;
 use crate::translate::container_body;
 use crate::volumes::{Program, Volumes};
-use crate::{events, logs, processes, usage};
+use crate::{events, logs, processes, seccomp, usage};
 
 /// Notices waiting for the agent; more make their senders wait.
 const NOTICES: usize = 1_024;
 const HAND_OVER: Duration = Duration::from_secs(15);
 /// How long the rest of the output is waited for after the end.
 const OUTPUT_END: Duration = Duration::from_secs(2);
+
+const GROUP_TRIES: u32 = 10;
+const GROUP_PAUSE: Duration = Duration::from_millis(50);
 
 type Stdin = Pin<Box<dyn AsyncWrite + Send>>;
 
@@ -180,8 +184,25 @@ impl Inner {
             return Ok(docker);
         }
         let docker = engine::connect(&self.config.socket).await?;
-        let facts = engine::facts(&docker).await?;
+        let mut facts = engine::facts(&docker).await?;
+        self.tighten(&mut facts);
         Ok(self.docker.get_or_init(|| (docker, facts)).0.clone())
+    }
+
+    /// Gives an engine with a loose seccomp filter a tighter one.
+    fn tighten(&self, facts: &mut EngineFacts) {
+        if !Dialect::of(&facts.kind).loose_seccomp {
+            return;
+        }
+        let written =
+            seccomp::profile().and_then(|profile| seccomp::write(&self.config.state_dir, &profile));
+        match written {
+            Ok(file) => facts.seccomp_file = file.to_string_lossy().into_owned(),
+            Err(why) => {
+                warn!(why, "sandboxes keep the engine's own seccomp filter");
+                facts.seccomp_gap = why;
+            }
+        }
     }
 
     fn connected(&self) -> Result<(Docker, EngineFacts), RuntimeError> {
@@ -286,6 +307,11 @@ impl Inner {
         docker: &Docker,
         id: &str,
     ) -> Result<(), RuntimeError> {
+        // Podman's forced removal interrupts first and waits for the stop timeout. Whether
+        // there was something to kill is worded differently everywhere; removal tells.
+        if let Err(error) = kill(docker, id, "SIGKILL").await {
+            debug!(%error, "nothing to kill before the removal");
+        }
         let options = RemoveContainerOptionsBuilder::new()
             .force(true)
             .v(true)
@@ -372,6 +398,8 @@ impl Inner {
                 (label::SLOT.into(), slot.to_string()),
                 (label::LIFETIME_MS.into(), lifetime_ms.to_string()),
             ],
+            dialect: Dialect::of(&facts.kind),
+            seccomp_file: facts.seccomp_file.clone(),
         };
         let hash = sandbox::strict(&request, &place).spec_hash();
         place.labels.push((label::SPEC.into(), hash));
@@ -381,21 +409,31 @@ impl Inner {
             .name(&name)
             .platform(&request.platform)
             .build();
+        self.volumes
+            .make_work(&docker, &place.work_volume, &image_id, &request.platform)
+            .await?;
         let created = tokio::time::timeout(
             engine::CALL,
             docker.create_container(Some(options), container_body(&sandbox)),
         )
         .await;
-        let container = match created {
-            Ok(Ok(created)) => created.id,
+        let refusal = match created {
+            Ok(Ok(created)) => Ok(created.id),
             Ok(Err(error)) => {
                 self.blame(&error, &request.image, &program, slot).await;
-                return Err(failed(&format!("making container {name}"), &error));
+                Err(failed(&format!("making container {name}"), &error))
             }
-            Err(_) => {
-                return Err(down(format!(
-                    "making container {name}: no answer from the engine"
-                )));
+            Err(_) => Err(down(format!(
+                "making container {name}: no answer from the engine"
+            ))),
+        };
+        let container = match refusal {
+            Ok(container) => container,
+            Err(error) => {
+                if let Err(left) = self.volumes.delete(&docker, &place.work_volume).await {
+                    warn!(%left, "left a volume behind; it is swept at the next start");
+                }
+                return Err(error);
             }
         };
         let mut handle = Handle::adopted(
@@ -405,9 +443,7 @@ impl Inner {
             place.cgroup_parent.clone(),
             0,
         );
-        let started = self
-            .start(&docker, &facts, &mut handle, &image_id, &request.platform)
-            .await;
+        let started = self.start(&docker, &mut handle).await;
         if let Err(error) = started {
             self.discard(&docker, &handle).await;
             return Err(error);
@@ -432,21 +468,7 @@ impl Inner {
         }
     }
 
-    async fn start(
-        &self,
-        docker: &Docker,
-        facts: &EngineFacts,
-        handle: &mut Handle,
-        image_id: &str,
-        platform: &str,
-    ) -> Result<(), RuntimeError> {
-        let mountpoint = Path::new(&facts.root_dir)
-            .join("volumes")
-            .join(&handle.work_volume)
-            .join("_data");
-        self.volumes
-            .own(docker, &handle.work_volume, &mountpoint, image_id, platform)
-            .await?;
+    async fn start(&self, docker: &Docker, handle: &mut Handle) -> Result<(), RuntimeError> {
         // Attached before the start, so that standard input is never without a reader's end.
         let options = AttachContainerOptionsBuilder::new()
             .stdin(true)
@@ -480,7 +502,7 @@ impl Inner {
                 warn!(%error, "left something behind; it is swept at the next start");
             }
         }
-        usage::remove(Path::new(usage::ROOT), &handle.cgroup_parent);
+        remove_group(&handle.cgroup_parent).await;
     }
 
     async fn prepare(&self, runner: &str, spec: &RunnerSpec) -> Result<Prepared, RuntimeError> {
@@ -620,7 +642,7 @@ impl Inner {
         };
         self.remove_container(&docker, &handle.container).await?;
         self.volumes.delete(&docker, &handle.work_volume).await?;
-        usage::remove(Path::new(usage::ROOT), &handle.cgroup_parent);
+        remove_group(&handle.cgroup_parent).await;
         if let Some(slot) = handle.slot {
             self.slots.release(slot).await;
         }
@@ -651,6 +673,17 @@ fn refused(detail: String) -> RuntimeError {
         reason: ErrorReason::StartFailed,
         detail,
     }
+}
+
+/// An engine's helper process may outlive its container by a moment.
+async fn remove_group(parent: &str) {
+    for _ in 0..GROUP_TRIES {
+        if usage::remove(Path::new(usage::ROOT), parent) {
+            return;
+        }
+        tokio::time::sleep(GROUP_PAUSE).await;
+    }
+    debug!(parent, "a control group stays until the next start");
 }
 
 async fn kill(docker: &Docker, container: &str, signal: &str) -> Result<(), RuntimeError> {

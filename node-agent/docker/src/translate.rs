@@ -39,7 +39,7 @@ fn host_config(sandbox: &Sandbox, labels: &HashMap<String, String>) -> HostConfi
         cap_add: Some(sandbox.cap_add.clone()),
         privileged: Some(sandbox.privileged),
         readonly_rootfs: Some(sandbox.readonly_rootfs),
-        security_opt: Some(strings(&sandbox.security_opt)),
+        security_opt: Some(sandbox.security_opt.clone()),
         pids_limit: Some(sandbox.pids_limit),
         memory: Some(sandbox.memory),
         memory_swap: Some(sandbox.memory_swap),

@@ -75,20 +75,30 @@ pub(crate) fn read(root: &Path, parent: &str) -> Option<Usage> {
     })
 }
 
-/// Removes the parent group from every hierarchy. Missing ones are fine.
-pub(crate) fn remove(root: &Path, parent: &str) {
+/// Removes the parent group from every hierarchy, with the empty groups in it
+/// that an engine's helper processes leave. Missing ones are fine; false when
+/// something is still alive in one.
+pub(crate) fn remove(root: &Path, parent: &str) -> bool {
     if parent.is_empty() || parent.ends_with(".slice") {
-        return;
+        return true;
     }
     let folder = folder(parent);
     let mut places = vec![root.join(&folder)];
     if let Ok(entries) = fs::read_dir(root) {
         places.extend(entries.flatten().map(|entry| entry.path().join(&folder)));
     }
+    let mut gone = true;
     for place in places {
-        // Only empty groups can be removed, so nothing alive is hit.
+        if let Ok(inner) = fs::read_dir(&place) {
+            for entry in inner.flatten().filter(|entry| entry.path().is_dir()) {
+                // Only empty groups can be removed, so nothing alive is hit.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
         let _ = fs::remove_dir(&place);
+        gone &= !place.exists();
     }
+    gone
 }
 
 /// Parent groups of this agent that exist now.
@@ -175,8 +185,12 @@ mod tests {
         fs::create_dir_all(dir.path().join("pids/longshore-0a/x")).unwrap();
         fs::create_dir_all(dir.path().join("pids/longshore-0b/z")).unwrap();
         assert_eq!(leftovers(dir.path(), "0a"), ["/longshore-0a/x"]);
-        remove(dir.path(), "/longshore-0a/x");
+        fs::create_dir_all(dir.path().join("pids/longshore-0a/x/conmon")).unwrap();
+        assert!(remove(dir.path(), "/longshore-0a/x"));
         assert!(leftovers(dir.path(), "0a").is_empty());
         assert_eq!(leftovers(dir.path(), "0b"), ["/longshore-0b/z"]);
+        // A group with a process in it cannot be removed; here a file stands for it.
+        fs::write(dir.path().join("pids/longshore-0b/z/alive"), "").unwrap();
+        assert!(!remove(dir.path(), "/longshore-0b/z"));
     }
 }

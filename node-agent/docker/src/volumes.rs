@@ -144,8 +144,44 @@ impl Volumes {
         });
     }
 
+    /// Makes a work folder that belongs to the runner's user. Made here and not
+    /// with the container: not every engine labels what it makes by the way.
+    pub(crate) async fn make_work(
+        &self,
+        docker: &Docker,
+        volume: &str,
+        image_id: &str,
+        platform: &str,
+    ) -> Result<(), RuntimeError> {
+        let request = VolumeCreateRequest {
+            name: Some(volume.to_owned()),
+            labels: Some(self.labels("work")),
+            ..VolumeCreateRequest::default()
+        };
+        let made = bounded(
+            &format!("making volume {volume}"),
+            docker.create_volume(request),
+        )
+        .await?;
+        let owned = self
+            .own(
+                docker,
+                volume,
+                Path::new(&made.mountpoint),
+                image_id,
+                platform,
+            )
+            .await;
+        if owned.is_err()
+            && let Err(error) = self.delete(docker, volume).await
+        {
+            warn!(%error, "left a volume behind; it is swept at the next start");
+        }
+        owned
+    }
+
     /// Gives a fresh work folder to the runner's user.
-    pub(crate) async fn own(
+    async fn own(
         &self,
         docker: &Docker,
         volume: &str,

@@ -1,24 +1,78 @@
-//! The real agent program on a real engine, against a scheduler that is only a stream.
+//! The real agent program on real engines, against a scheduler that is only a stream.
 //!
-//! A missing engine is a failure, not a skip. Everything is found and removed
-//! by the labels of the agent under test.
+//! The runtime suite: every scenario of `on_each_engine!` runs on Docker and on
+//! Podman. A missing engine is a failure, not a skip. Everything is found and
+//! removed by the labels of the agent under test.
 
 mod engine;
+mod namespaces;
+mod on;
+mod podman;
 mod support;
+mod walls;
 
 use std::time::Duration;
 
-use engine::PrivateEngine;
 use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_exit::Cause;
-use support::{Bench, docker, kill, remove, run, stop_if_idle};
+use on::{Kind, On};
+use support::{Bench, kill, remove, run, stop_if_idle};
+use walls::no_hand_over_while_the_table_is_gone;
 
 const PROBE: &str = include_str!("../../probe/strict.sh");
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registration_becomes_a_job_and_nothing_is_left() {
-    let mut bench = Bench::start("one").await;
+macro_rules! on_each_engine {
+    ($($scenario:ident,)*) => {
+        mod on_docker {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() { super::$scenario(super::On::Host).await })*
+        }
+        mod on_podman {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() { super::$scenario(super::On::podman()).await })*
+        }
+    };
+}
+
+on_each_engine! {
+    a_registration_becomes_a_job_and_nothing_is_left,
+    the_probe_of_the_strict_sandbox_passes_as_a_job,
+    a_killed_agent_adopts_its_runner_and_sees_it_to_the_end,
+    an_idle_runner_goes_by_the_four_way_check_and_a_busy_one_stays,
+    the_host_is_out_of_reach_only_because_of_the_rules_and_they_come_back,
+    the_same_rules_hold_where_only_iptables_is,
+    a_job_out_of_memory_and_a_missing_image_say_what_they_are,
+    told_to_go_it_leaves_within_five_seconds_and_the_job_goes_on,
+    no_hand_over_while_the_table_is_gone,
+}
+
+/// Rules are taken away and targets put up here, so none of these is on the host's engine.
+mod walls_of_docker {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_denial_is_one_rule() {
+        super::walls::each_denial_is_one_rule(super::On::own_docker()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sandboxes_do_not_reach_each_other() {
+        super::walls::sandboxes_do_not_reach_each_other(super::On::own_docker()).await
+    }
+}
+mod walls_of_podman {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_denial_is_one_rule() {
+        super::walls::each_denial_is_one_rule(super::On::podman()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sandboxes_do_not_reach_each_other() {
+        super::walls::sandboxes_do_not_reach_each_other(super::On::podman()).await
+    }
+}
+
+async fn a_registration_becomes_a_job_and_nothing_is_left(on: On) {
+    let mut bench = Bench::start(&on, "one").await;
     let runner = bench.name("job");
     bench.intend(&[(&runner, run(&bench.image()))], &[]).await;
     let ready = bench.phase(&runner, Phase::Ready).await;
@@ -35,9 +89,9 @@ async fn a_registration_becomes_a_job_and_nothing_is_left() {
     );
 
     // Renamed before the hand-over; the secret is nowhere it could be read from outside.
-    let inspect = docker(&["inspect", &runner]);
-    let top = docker(&["top", &runner, "-eo", "pid,args"]);
-    let logs = docker(&["logs", &runner]);
+    let inspect = bench.docker(&["inspect", &runner]);
+    let top = bench.docker(&["top", &runner, "-eo", "pid,args"]);
+    let logs = bench.docker(&["logs", &runner]);
     assert!(logs.contains("Listening for Jobs"), "{logs}");
     for (place, text) in [
         ("inspect", &inspect),
@@ -48,12 +102,14 @@ async fn a_registration_becomes_a_job_and_nothing_is_left() {
         assert!(!text.contains(&canary), "the secret is in {place}");
     }
     assert!(
-        support::exec(&runner, "cat /home/runner/.credentials").contains(&canary),
+        bench
+            .exec(&runner, "cat /home/runner/.credentials")
+            .contains(&canary),
         "the search itself works"
     );
-    support::assert_strict(&inspect);
+    support::assert_strict(on.kind(), &inspect);
 
-    support::exec(&runner, "touch /home/runner/_work/go");
+    bench.exec(&runner, "touch /home/runner/_work/go");
     let exited = bench.phase(&runner, Phase::Exited).await;
     let exit = exited.exit.expect("an end has an exit");
     assert_eq!((exit.code, exit.cause()), (Some(0), Cause::Finished));
@@ -69,9 +125,8 @@ async fn a_registration_becomes_a_job_and_nothing_is_left() {
     bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_probe_of_the_strict_sandbox_passes_as_a_job() {
-    let mut bench = Bench::start("probe").await;
+async fn the_probe_of_the_strict_sandbox_passes_as_a_job(on: On) {
+    let mut bench = Bench::start(&on, "probe").await;
     let runner = bench.name("probe");
     let wish = pb::LogSubscription {
         runner: runner.clone(),
@@ -90,6 +145,18 @@ async fn the_probe_of_the_strict_sandbox_passes_as_a_job() {
     let lines = |word: &str| output.lines().filter(|line| line.starts_with(word)).count();
     assert!(lines("PASS ") >= 25, "{output}");
     assert_eq!(lines("FAIL "), 0, "{output}");
+    // What cannot be proven from inside is exactly what the node does not guarantee.
+    let open: Vec<&str> = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("NOT_GUARANTEED "))
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    let mut expected = vec!["log_cap"];
+    if !bench.guarantees("own_cgroup_namespace") {
+        assert_eq!(on.kind(), Kind::Podman, "Docker gives one");
+        expected.insert(0, "own_cgroup_namespace");
+    }
+    assert_eq!(open, expected, "{output}");
     println!("{output}");
     bench.finish().await;
 }
@@ -123,9 +190,8 @@ async fn the_probe_fails_in_an_ordinary_container() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_agent_adopts_its_runner_and_sees_it_to_the_end() {
-    let mut bench = Bench::start("adopt").await;
+async fn a_killed_agent_adopts_its_runner_and_sees_it_to_the_end(on: On) {
+    let mut bench = Bench::start(&on, "adopt").await;
     let (runner, waiting) = (bench.name("busy"), bench.name("wait"));
     let both = [
         (&*runner, run(&bench.image())),
@@ -154,7 +220,7 @@ async fn a_killed_agent_adopts_its_runner_and_sees_it_to_the_end() {
     bench.intend(&both, &[]).await;
     let again = bench.phase(&waiting, Phase::Ready).await;
     assert!(!again.foreign);
-    support::exec(&runner, "touch /home/runner/_work/go");
+    bench.exec(&runner, "touch /home/runner/_work/go");
     let exit = bench
         .phase(&runner, Phase::Exited)
         .await
@@ -171,9 +237,8 @@ async fn a_killed_agent_adopts_its_runner_and_sees_it_to_the_end() {
     bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_idle_runner_goes_by_the_four_way_check_and_a_busy_one_stays() {
-    let mut bench = Bench::start("idle").await;
+async fn an_idle_runner_goes_by_the_four_way_check_and_a_busy_one_stays(on: On) {
+    let mut bench = Bench::start(&on, "idle").await;
     let (idle, busy) = (bench.name("idle"), bench.name("busy"));
     bench
         .intend(
@@ -233,22 +298,20 @@ async fn an_idle_runner_goes_by_the_four_way_check_and_a_busy_one_stays() {
     bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_host_is_out_of_reach_only_because_of_the_rules_and_they_come_back() {
-    let bench = Bench::start("wall").await;
+async fn the_host_is_out_of_reach_only_because_of_the_rules_and_they_come_back(on: On) {
+    let bench = Bench::start(&on, "wall").await;
     let flush = format!("nft delete table inet {}", bench.table());
-    wall(bench, &flush).await;
+    wall(&on, bench, &flush).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_rules_hold_where_only_iptables_is() {
-    let bench = Bench::start_with("wallip", &["--firewall", "iptables"]).await;
+async fn the_same_rules_hold_where_only_iptables_is(on: On) {
+    let bench = Bench::start_with(&on, "wallip", &["--firewall", "iptables"]).await;
     let flush = format!("iptables -F {}-in", bench.table());
-    wall(bench, &flush).await;
+    wall(&on, bench, &flush).await;
 }
 
 /// A job that tries a port of the host again and again, before, without and after the rules.
-async fn wall(mut bench: Bench, flush: &str) {
+async fn wall(on: &On, mut bench: Bench, flush: &str) {
     let runner = bench.name("wall");
     let wish = pb::LogSubscription {
         runner: runner.clone(),
@@ -258,15 +321,9 @@ async fn wall(mut bench: Bench, flush: &str) {
         .intend(&[(&runner, run(&bench.image()))], &[wish])
         .await;
     let ready = bench.phase(&runner, Phase::Ready).await;
-    let gateway = docker(&[
-        "inspect",
-        "-f",
-        "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}",
-        &ready.container_id,
-    ]);
-    let server = tokio::net::TcpListener::bind((gateway.trim(), 0))
-        .await
-        .expect("the bridge has an address");
+    let gateway = bench.gateway(&ready.container_id);
+    let server = on.listen(&format!("{}:0", gateway.trim()));
+    let server = tokio::net::TcpListener::from_std(server).expect("a listening socket");
     let port = server.local_addr().expect("bound").port();
     tokio::spawn(async move { while server.accept().await.is_ok() {} });
     let job = format!(
@@ -278,7 +335,7 @@ async fn wall(mut bench: Bench, flush: &str) {
     assert!(!bench.output_so_far(&runner).contains("REACHED"));
 
     // The positive control: the same packet, without the rules.
-    support::must(flush);
+    on.must(flush);
     bench.output_has(&runner, "REACHED").await;
     // Noticed and put back without anybody asking.
     bench
@@ -288,14 +345,13 @@ async fn wall(mut bench: Bench, flush: &str) {
                 .is_some_and(|rest| rest.matches("DENIED").count() >= 3)
         })
         .await;
-    support::exec(&runner, "touch /home/runner/_work/stop");
+    bench.exec(&runner, "touch /home/runner/_work/stop");
     bench.phase(&runner, Phase::Exited).await;
     bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_out_of_memory_and_a_missing_image_say_what_they_are() {
-    let mut bench = Bench::start("oom").await;
+async fn a_job_out_of_memory_and_a_missing_image_say_what_they_are(on: On) {
+    let mut bench = Bench::start(&on, "oom").await;
     let (hungry, missing) = (bench.name("oom"), bench.name("none"));
     let absent = run("127.0.0.1:9/longshore/absent:1");
     bench
@@ -313,7 +369,14 @@ async fn a_job_out_of_memory_and_a_missing_image_say_what_they_are() {
         .await
         .exit
         .expect("an exit");
-    assert_eq!(exit.cause(), Cause::OutOfMemory, "{exit:?}");
+    let told = bench.guarantees("out_of_memory_told");
+    assert!(told || on.kind() == Kind::Podman, "Docker tells it");
+    let expected = if told {
+        Cause::OutOfMemory
+    } else {
+        Cause::Finished
+    };
+    assert_eq!(exit.cause(), expected, "{exit:?}");
     let failed = bench.phase(&missing, Phase::Failed).await;
     assert_eq!(failed.error.expect("an error").reason, "image_unavailable");
     bench.finish().await;
@@ -321,9 +384,8 @@ async fn a_job_out_of_memory_and_a_missing_image_say_what_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_killed_under_a_job_is_told_is_its_cause_and_works_again() {
-    let mut engine = PrivateEngine::start("{}");
-    let mut bench = Bench::start_on("engine", &engine).await;
-    engine.load(&bench.image());
+    let on = On::own_docker();
+    let mut bench = Bench::start(&on, "engine").await;
     let (job, waiting, next) = (bench.name("job"), bench.name("wait"), bench.name("next"));
     let spec = || run(&support::image());
     bench
@@ -335,7 +397,7 @@ async fn an_engine_killed_under_a_job_is_told_is_its_cause_and_works_again() {
         .await;
     bench.phase(&job, Phase::Busy).await;
 
-    engine.kill();
+    on.docker().kill();
     let down = |report: &pb::NodeReport| {
         let mut conditions = report.conditions.iter();
         conditions.find(|c| c.kind == "engine_down").cloned()
@@ -344,7 +406,7 @@ async fn an_engine_killed_under_a_job_is_told_is_its_cause_and_works_again() {
     let told = down(&report).expect("waited for it");
     assert!(told.next_step.contains("start the container engine"));
 
-    engine.start_again();
+    on.docker().start_again();
     let exit = bench
         .phase(&job, Phase::Exited)
         .await
@@ -368,9 +430,8 @@ async fn an_engine_killed_under_a_job_is_told_is_its_cause_and_works_again() {
     bench.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn told_to_go_it_leaves_within_five_seconds_and_the_job_goes_on() {
-    let mut bench = Bench::start("term").await;
+async fn told_to_go_it_leaves_within_five_seconds_and_the_job_goes_on(on: On) {
+    let mut bench = Bench::start(&on, "term").await;
     let runner = bench.name("job");
     bench.intend(&[(&runner, run(&bench.image()))], &[]).await;
     bench
@@ -384,10 +445,12 @@ async fn told_to_go_it_leaves_within_five_seconds_and_the_job_goes_on() {
     let took = bench.terminate_agent().await;
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(
-        docker(&["inspect", "-f", "{{.State.Running}}", &runner]).trim(),
+        bench
+            .docker(&["inspect", "-f", "{{.State.Running}}", &runner])
+            .trim(),
         "true"
     );
-    support::exec(&runner, "touch /home/runner/_work/go");
+    bench.exec(&runner, "touch /home/runner/_work/go");
     bench.start_agent().await;
     let exit = bench
         .phase(&runner, Phase::Exited)
@@ -400,8 +463,13 @@ async fn told_to_go_it_leaves_within_five_seconds_and_the_job_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_an_engine_the_node_says_which_and_how_to_mend_it() {
-    let mut bench =
-        Bench::start_with("noengine", &["--engine-socket", "/nonexistent/docker.sock"]).await;
+    let on = On::Host;
+    let mut bench = Bench::start_with(
+        &on,
+        "noengine",
+        &["--engine-socket", "/nonexistent/docker.sock"],
+    )
+    .await;
     let report = bench
         .until_report(|report| !report.conditions.is_empty())
         .await;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::engine::PrivateEngine;
+use super::on::{Kind, On};
 use agent_core::names::{Instance, label};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -30,6 +30,7 @@ type Downstream = mpsc::Sender<Result<pb::AttachResponse, Status>>;
 struct Seen {
     attached: u64,
     report: pb::NodeReport,
+    capability: pb::Capability,
     output: BTreeMap<String, (Vec<u8>, bool)>,
 }
 
@@ -75,7 +76,13 @@ impl NodeService for Scheduler {
                         seen.attached += 1;
                         seen.report = pb::NodeReport::default();
                     }),
-                    Some(Up::Report(report)) => seen.send_modify(|seen| seen.report = report),
+                    Some(Up::Report(report)) => seen.send_modify(|seen| {
+                        // Told when it changes.
+                        if let Some(capability) = &report.capability {
+                            seen.capability = capability.clone();
+                        }
+                        seen.report = report;
+                    }),
                     None => {}
                 }
             }
@@ -106,12 +113,14 @@ pub(crate) struct Bench {
     node: String,
     address: String,
     extra: Vec<String>,
-    /// `-H` of the docker program; the usual engine without.
-    engine: Option<String>,
+    on: On,
+    /// Searched for programs before everything else.
+    tools: Option<PathBuf>,
     agent: Option<Child>,
     seen: watch::Receiver<Seen>,
     down: Arc<Mutex<Option<Downstream>>>,
     generation: u64,
+    wanted: BTreeMap<String, Desired>,
 }
 
 impl Drop for Bench {
@@ -122,12 +131,12 @@ impl Drop for Bench {
 }
 
 impl Bench {
-    pub(crate) async fn start(test: &str) -> Self {
-        Self::start_with(test, &[]).await
+    pub(crate) async fn start(on: &On, test: &str) -> Self {
+        Self::start_with(on, test, &[]).await
     }
 
-    pub(crate) async fn start_with(test: &str, extra: &[&str]) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pub(crate) async fn start_with(on: &On, test: &str, extra: &[&str]) -> Self {
+        let listener = tokio::net::TcpListener::from_std(on.listen("127.0.0.1:0")).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (seen, watcher) = watch::channel(Seen::default());
         let down = Arc::new(Mutex::new(None));
@@ -146,28 +155,41 @@ impl Bench {
             node: format!("t-{test}-{}", random()),
             address,
             extra: extra.iter().map(|text| (*text).to_owned()).collect(),
-            engine: None,
+            on: on.clone(),
+            tools: None,
             agent: None,
             seen: watcher,
             down,
             generation: 0,
+            wanted: BTreeMap::new(),
         };
         bench.start_agent().await;
         bench
     }
 
-    /// On an engine of its own instead of the usual one.
-    pub(crate) async fn start_on(test: &str, engine: &PrivateEngine) -> Self {
-        let mut bench = Self::start_with(test, &["--engine-socket", &engine.socket()]).await;
-        bench.engine = Some(engine.host());
-        bench
+    /// The docker program on this test's engine, whatever its kind.
+    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
+        docker(&[&["-H", &format!("unix://{}", self.on.socket())], arguments].concat())
     }
 
-    fn docker(&self, arguments: &[&str]) -> String {
-        match &self.engine {
-            None => docker(arguments),
-            Some(host) => docker(&[&["-H", host], arguments].concat()),
-        }
+    /// A line of a shell among a live sandbox's processes, as its user. Not by the
+    /// engine's exec: Podman leaves a helper process behind it for five minutes.
+    pub(crate) fn inside(&self, container: &str, line: &str) -> Command {
+        let pid = self.docker(&["inspect", "-f", "{{.State.Pid}}", container]);
+        let mut command = Command::new("nsenter");
+        command
+            .args(["-t", pid.trim(), "-m", "-u", "-i", "-n", "-p"])
+            .args(["--setuid", "1001", "--setgid", "1001", "--"])
+            .args(["/bin/sh", "-c", line]);
+        command
+    }
+
+    /// Runs a line in a live sandbox.
+    pub(crate) fn exec(&self, container: &str, line: &str) -> String {
+        let output = self.inside(container, line).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {words}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn arguments(&self) -> Vec<String> {
@@ -194,15 +216,32 @@ impl Bench {
         ]
         .map(str::to_owned)
         .to_vec();
-        // The same suite on another engine: its socket here, and in DOCKER_HOST for the docker program.
-        let given = self.extra.iter().any(|text| text == "--engine-socket");
-        if let Ok(socket) = std::env::var("LONGSHORE_TEST_ENGINE_SOCKET")
-            && !given
-        {
-            list.extend(["--engine-socket".to_owned(), socket]);
+        if !self.extra.iter().any(|text| text == "--engine-socket") {
+            list.extend(["--engine-socket".to_owned(), self.on.socket()]);
         }
         list.extend(self.extra.iter().cloned());
         list
+    }
+
+    /// From its next start on, the agent finds programs in this folder first.
+    pub(crate) fn prefer_tools(&mut self, folder: &Path) {
+        self.tools = Some(folder.to_owned());
+    }
+
+    fn search_path(&self) -> String {
+        let usual = std::env::var("PATH").unwrap_or_default();
+        match &self.tools {
+            Some(folder) => format!("{}:{usual}", folder.display()),
+            None => usual,
+        }
+    }
+
+    /// Stops the agent where it is, or lets it go on.
+    pub(crate) fn freeze_agent(&self, frozen: bool) {
+        let signal = if frozen { "-STOP" } else { "-CONT" };
+        let agent = self.agent.as_ref().expect("it runs").id().to_string();
+        let told = Command::new("kill").args([signal, &agent]).status();
+        assert!(told.is_ok_and(|told| told.success()));
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -233,8 +272,11 @@ impl Bench {
             .append(true)
             .open(self.dir.path().join("agent.log"))
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_longshore-agent"))
+        let child = self
+            .on
+            .command(env!("CARGO_BIN_EXE_longshore-agent"))
             .args(self.arguments())
+            .env("PATH", self.search_path())
             .env("LONGSHORE_LOG", "debug,hyper=info,h2=info,bollard=debug")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -278,7 +320,8 @@ impl Bench {
     }
 
     fn purge(&self) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_longshore-agent"))
+        self.on
+            .command(env!("CARGO_BIN_EXE_longshore-agent"))
             .args(self.arguments())
             .arg("purge")
             .output()
@@ -302,14 +345,8 @@ impl Bench {
         ] {
             assert_eq!(self.docker(&list), "", "{list:?}");
         }
-        let rules = ["nft list tables", "iptables -S", "ip6tables -S"].map(|line| {
-            let mut words = line.split(' ');
-            let output = Command::new(words.next().unwrap())
-                .args(words)
-                .output()
-                .unwrap();
-            String::from_utf8_lossy(&output.stdout).into_owned()
-        });
+        let rules =
+            ["nft list tables", "iptables -S", "ip6tables -S"].map(|line| self.on.must(line));
         assert!(!rules.concat().contains(&self.table()), "{rules:#?}");
     }
 
@@ -456,6 +493,66 @@ impl Bench {
         self.seen.borrow().report.clone()
     }
 
+    /// Wants a runner besides those that are wanted already.
+    pub(crate) async fn want(&mut self, runner: &str, desired: Desired) {
+        self.wanted.insert(runner.to_owned(), desired);
+        self.intend_wanted().await;
+    }
+
+    /// Ends a runner and waits until it is forgotten.
+    pub(crate) async fn let_go(&mut self, runner: &str) {
+        self.wanted
+            .insert(runner.to_owned(), kill("the test is over", Duration::ZERO));
+        self.intend_wanted().await;
+        self.phase(runner, Phase::Exited).await;
+        self.wanted.remove(runner);
+        self.intend_wanted().await;
+        self.gone(runner).await;
+    }
+
+    async fn intend_wanted(&mut self) {
+        let wanted = self.wanted.clone();
+        let list: Vec<(&str, Desired)> = wanted
+            .iter()
+            .map(|(name, desired)| (name.as_str(), desired.clone()))
+            .collect();
+        self.intend(&list, &[]).await;
+    }
+
+    /// One field of each network of a live sandbox; there is one.
+    fn of_network(&self, container: &str, field: &str) -> String {
+        let format =
+            format!("{{{{range $name, $net := .NetworkSettings.Networks}}}}{field}{{{{end}}}}");
+        let said = self.docker(&["inspect", "-f", &format, container]);
+        said.trim().to_owned()
+    }
+
+    pub(crate) fn gateway(&self, container: &str) -> String {
+        self.of_network(container, "{{$net.Gateway}}")
+    }
+
+    pub(crate) fn address(&self, container: &str) -> String {
+        self.of_network(container, "{{$net.IPAddress}}")
+    }
+
+    /// The slot's network, and its bridge: they have one name.
+    pub(crate) fn network(&self, container: &str) -> String {
+        self.of_network(container, "{{$name}}")
+    }
+
+    /// Whether the node promises a property of its sandboxes.
+    pub(crate) fn guarantees(&self, property: &str) -> bool {
+        let seen = self.seen.borrow();
+        let told = seen
+            .capability
+            .properties
+            .iter()
+            .find(|told| told.name == property);
+        let told = told.unwrap_or_else(|| panic!("nothing is told of {property}"));
+        assert!(!told.evidence.is_empty(), "{told:?}");
+        told.state() == pb::property::State::Guaranteed
+    }
+
     pub(crate) fn output_so_far(&self, runner: &str) -> String {
         self.seen
             .borrow()
@@ -570,40 +667,15 @@ pub(crate) fn docker(arguments: &[&str]) -> String {
     )
 }
 
-pub(crate) fn exec(container: &str, line: &str) -> String {
-    docker(&["exec", container, "sh", "-c", line])
-}
-
-/// Runs a program that has to succeed.
-pub(crate) fn must(line: &str) {
-    let mut words = line.split(' ');
-    let status = Command::new(words.next().unwrap()).args(words).status();
-    assert!(status.is_ok_and(|status| status.success()), "{line}");
-}
-
 /// What the engine says of a live sandbox, against the table.
-pub(crate) fn assert_strict(inspect: &str) {
+pub(crate) fn assert_strict(kind: Kind, inspect: &str) {
     let all: serde_json::Value = serde_json::from_str(inspect).expect("inspect is JSON");
     let (host, config) = (&all[0]["HostConfig"], &all[0]["Config"]);
     assert_eq!(config["User"], "1001:1001");
-    assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
     assert_eq!(host["Privileged"], false);
     assert_eq!(host["ReadonlyRootfs"], true);
-    assert_eq!(
-        host["SecurityOpt"],
-        serde_json::json!(["no-new-privileges:true"])
-    );
     assert_eq!(host["Memory"], host["MemorySwap"]);
-    assert_eq!(
-        (&host["PidMode"], &host["UTSMode"], &host["UsernsMode"]),
-        (&"".into(), &"".into(), &"".into())
-    );
-    assert_eq!(
-        (&host["IpcMode"], &host["CgroupnsMode"]),
-        (&"private".into(), &"private".into())
-    );
     for empty in [
-        "Binds",
         "CapAdd",
         "Devices",
         "DeviceCgroupRules",
@@ -622,10 +694,52 @@ pub(crate) fn assert_strict(inspect: &str) {
             "{mount}"
         );
     }
+    match kind {
+        Kind::Docker => assert_strict_of_docker(host),
+        Kind::Podman => assert_strict_of_podman(host),
+    }
+}
+
+fn assert_strict_of_docker(host: &serde_json::Value) {
+    assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
+    assert_eq!(
+        host["SecurityOpt"],
+        serde_json::json!(["no-new-privileges:true"])
+    );
+    assert!(host["Binds"].as_array().is_none_or(Vec::is_empty));
+    assert_eq!(
+        (&host["PidMode"], &host["UTSMode"], &host["UsernsMode"]),
+        (&"".into(), &"".into(), &"".into())
+    );
+    assert_eq!(
+        (&host["IpcMode"], &host["CgroupnsMode"]),
+        (&"private".into(), &"private".into())
+    );
     let masked = host["MaskedPaths"].as_array().expect("masked paths");
     assert!(
         masked.contains(&"/proc/kallsyms".into()) && masked.contains(&"/proc/interrupts".into())
     );
+}
+
+/// Podman tells less of what it was asked, and lists volumes as binds.
+fn assert_strict_of_podman(host: &serde_json::Value) {
+    let dropped = host["CapDrop"].as_array().expect("capabilities").len();
+    assert!(dropped >= 10, "{}", host["CapDrop"]);
+    assert_eq!(
+        (&host["PidMode"], &host["UTSMode"], &host["UsernsMode"]),
+        (&"private".into(), &"private".into(), &"".into())
+    );
+    for bind in host["Binds"].as_array().expect("volumes") {
+        assert!(!bind.as_str().is_none_or(|b| b.starts_with('/')), "{bind}");
+    }
+    let options = host["SecurityOpt"].to_string();
+    assert!(options.contains("no-new-privileges"), "{options}");
+    let root = host["Tmpfs"]["/home/runner"].as_str().expect("a tmpfs");
+    assert!(root.contains("uid=1001,gid=1001,mode=0700"), "{root}");
+    for path in ["/home/runner", "/tmp", "/run", "/var/tmp"] {
+        let options = host["Tmpfs"][path].as_str().expect("a tmpfs");
+        assert!(options.contains("nosuid,nodev,size="), "{path}: {options}");
+    }
 }
 
 /// A runner image of this host's busybox, in the layout of GitHub's.

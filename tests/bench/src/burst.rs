@@ -10,6 +10,7 @@ use std::{
 };
 
 use agent_core::{
+    dialect::Dialect,
     model::{Resources, RunnerSpec},
     names::Instance,
     runtime::Runtime,
@@ -150,6 +151,8 @@ async fn bare_burst(
             host_cpus: cpus,
             cgroup_parent: String::new(),
             labels: vec![],
+            dialect: Dialect::DOCKER,
+            seccomp_file: String::new(),
         };
         let body = container_body(&strict(&request, &place));
         let (docker, turns, platform) = (docker.clone(), turns.clone(), spec.platform.clone());

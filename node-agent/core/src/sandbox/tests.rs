@@ -29,6 +29,8 @@ fn place() -> Place {
         host_cpus: 3,
         cgroup_parent: "/longshore/x".into(),
         labels: vec![("longshore.node".into(), "n".into())],
+        dialect: Dialect::DOCKER,
+        seccomp_file: String::new(),
     }
 }
 
@@ -59,7 +61,7 @@ fn strict_holds_every_row_of_the_table() {
         (
             3,
             "no escalation",
-            s.security_opt.contains(&"no-new-privileges:true"),
+            s.security_opt == ["no-new-privileges:true"],
         ),
         (
             4,
@@ -165,6 +167,63 @@ fn strict_holds_every_row_of_the_table() {
     for (row, name, holds) in rows {
         assert!(holds, "row {row}: {name}\n{s:#?}");
     }
+}
+
+/// The same sandbox in the words that Podman's socket understands.
+#[test]
+fn podman_is_told_the_same_in_its_own_words() {
+    let s = strict(
+        &request(),
+        &Place {
+            dialect: Dialect::PODMAN,
+            seccomp_file: "/state/seccomp.json".into(),
+            ..place()
+        },
+    );
+    let tmpfs: Vec<(&str, &str)> = s
+        .tmpfs
+        .iter()
+        .map(|(path, options)| (path.as_str(), options.as_str()))
+        .collect();
+    assert_eq!(
+        tmpfs,
+        [
+            (
+                "/home/runner",
+                "rw,exec,nosuid,nodev,size=67108864,U,mode=0700,notmpcopyup"
+            ),
+            (
+                "/tmp",
+                "rw,noexec,nosuid,nodev,size=268435456,mode=1777,notmpcopyup"
+            ),
+            (
+                "/run",
+                "rw,noexec,nosuid,nodev,size=1048576,mode=0755,notmpcopyup"
+            ),
+            (
+                "/var/tmp",
+                "rw,noexec,nosuid,nodev,size=1048576,mode=0755,notmpcopyup"
+            ),
+        ]
+    );
+    assert_eq!(s.security_opt[0], "no-new-privileges:true");
+    let mask = s.security_opt[1].strip_prefix("mask=").unwrap();
+    assert_eq!(mask.split(':').collect::<Vec<_>>(), s.masked_paths);
+    assert_eq!(s.security_opt[2], "seccomp=/state/seccomp.json");
+    assert_eq!(
+        (s.log_driver, s.log_options.as_slice()),
+        ("k8s-file", [("max-size", "1m")].as_slice())
+    );
+    // Nothing else differs.
+    let docker = strict(&request(), &place());
+    let same = Sandbox {
+        tmpfs: docker.tmpfs.clone(),
+        security_opt: docker.security_opt.clone(),
+        log_driver: docker.log_driver,
+        log_options: docker.log_options.clone(),
+        ..s
+    };
+    assert_eq!(same, docker);
 }
 
 #[test]

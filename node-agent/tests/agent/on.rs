@@ -1,0 +1,109 @@
+//! Which engine a test runs on: the host's own Docker, a private one, or a private Podman.
+//!
+//! On a private engine the agent and everything else of a test is in the engine's
+//! network namespace, so what is put up there is seen by nobody else.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use crate::engine::PrivateEngine;
+use crate::namespaces::{command, within};
+use crate::podman::Podman;
+use crate::support;
+
+const HOST_SOCKET: &str = "/var/run/docker.sock";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Docker,
+    Podman,
+}
+
+#[derive(Clone)]
+pub(crate) enum On {
+    Host,
+    Docker(Arc<Mutex<PrivateEngine>>),
+    Podman(Arc<Podman>),
+}
+
+impl On {
+    /// A private Podman, shared by the tests that run at the same time.
+    pub(crate) fn podman() -> Self {
+        static SHARED: Mutex<Weak<Podman>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(|broken| broken.into_inner());
+        let engine = shared.upgrade().unwrap_or_else(|| {
+            let engine = Arc::new(Podman::start(&support::image()));
+            *shared = Arc::downgrade(&engine);
+            engine
+        });
+        Self::Podman(engine)
+    }
+
+    /// A private Docker of this test alone.
+    pub(crate) fn own_docker() -> Self {
+        let engine = PrivateEngine::start("{}");
+        engine.load(&support::image());
+        Self::Docker(Arc::new(Mutex::new(engine)))
+    }
+
+    /// The private Docker, to be killed and started again.
+    pub(crate) fn docker(&self) -> MutexGuard<'_, PrivateEngine> {
+        match self {
+            Self::Docker(engine) => engine.lock().unwrap(),
+            _ => panic!("not on a private Docker"),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Host | Self::Docker(_) => Kind::Docker,
+            Self::Podman(_) => Kind::Podman,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> String {
+        match self {
+            Self::Host => HOST_SOCKET.into(),
+            Self::Docker(_) => self.docker().socket(),
+            Self::Podman(engine) => engine.socket(),
+        }
+    }
+
+    /// Process in the engine's network namespace, where that is not the host's.
+    fn keeper(&self) -> Option<u32> {
+        match self {
+            Self::Host => None,
+            Self::Docker(_) => Some(self.docker().keeper()),
+            Self::Podman(engine) => Some(engine.keeper()),
+        }
+    }
+
+    /// A program in the network namespace of the engine.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        match self.keeper() {
+            None => Command::new(program),
+            Some(keeper) => command(keeper, &["-n"], program),
+        }
+    }
+
+    /// Runs a line of a shell there, which has to succeed.
+    pub(crate) fn must(&self, line: &str) -> String {
+        let output = self.command("sh").args(["-ec", line]).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {words}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// A listening socket in the network namespace of the engine.
+    pub(crate) fn listen(&self, address: &str) -> TcpListener {
+        let address = address.to_owned();
+        let bind = move || TcpListener::bind(&address).unwrap();
+        let listener = match self.keeper() {
+            None => bind(),
+            Some(keeper) => within(keeper, bind),
+        };
+        listener.set_nonblocking(true).unwrap();
+        listener
+    }
+}

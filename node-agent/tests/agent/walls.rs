@@ -1,0 +1,387 @@
+//! What a sandbox cannot reach, and that the one rule is why: the same packet passes
+//! once that rule is gone.
+//!
+//! All targets are stand-ins in a network namespace joined to the engine's by a veth
+//! pair, so nothing here can leave the machine: a neighbour on the LAN, two resolvers,
+//! the cloud's metadata service, and one address that stands for the internet.
+
+use std::net::{TcpListener, UdpSocket};
+use std::time::{Duration, Instant};
+
+use longshore_proto::v1::observed_runner::Phase;
+
+use crate::namespaces::{Namespaces, command, within};
+use crate::on::{Kind, On};
+use crate::support::{Bench, run};
+
+const HOST_ON_LAN: &str = "192.168.77.1";
+const NEIGHBOUR: &str = "192.168.77.2";
+const RESOLVER: &str = "192.168.77.3";
+const METADATA: &str = "169.254.169.254";
+const INTERNET: &str = "203.0.113.7";
+const NEIGHBOUR_V6: &str = "fd77::2";
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Everything outside the machine, as far as the engine can tell.
+struct Outside {
+    _namespaces: Namespaces,
+    on: On,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // The other end goes with it.
+        let _ = self
+            .on
+            .command("ip")
+            .args(["link", "del", "out-e"])
+            .status();
+    }
+}
+
+impl Outside {
+    fn put_up(on: &On) -> Self {
+        let namespaces = Namespaces::new("true");
+        on.must(&format!(
+            "ip link add out-e type veth peer name out-p netns {pid}
+             ip addr add {HOST_ON_LAN}/24 dev out-e
+             ip addr add fd77::1/64 dev out-e nodad
+             ip link set out-e up
+             echo 1 >/proc/sys/net/ipv6/conf/all/forwarding",
+            pid = namespaces.pid()
+        ));
+        let inside = format!(
+            "ip addr add {NEIGHBOUR}/24 dev out-p
+             ip addr add {RESOLVER}/24 dev out-p
+             ip addr add {METADATA}/32 dev out-p
+             ip addr add {INTERNET}/32 dev out-p
+             ip addr add {NEIGHBOUR_V6}/64 dev out-p nodad
+             ip link set out-p up
+             ip route add default via {HOST_ON_LAN}
+             ip -6 route add default via fd77::1"
+        );
+        let done = command(namespaces.pid(), &["-n"], "sh")
+            .args(["-ec", &inside])
+            .status();
+        assert!(done.is_ok_and(|done| done.success()), "{inside}");
+        on.must(&format!(
+            "ip route add {METADATA}/32 via {NEIGHBOUR}; ip route add {INTERNET}/32 via {NEIGHBOUR}"
+        ));
+        for port in [53, 80] {
+            serve(within(namespaces.pid(), move || {
+                TcpListener::bind(("::", port)).unwrap()
+            }));
+        }
+        for address in [NEIGHBOUR, RESOLVER] {
+            answer(within(namespaces.pid(), move || {
+                UdpSocket::bind((address, 53)).unwrap()
+            }));
+        }
+        Self {
+            _namespaces: namespaces,
+            on: on.clone(),
+        }
+    }
+}
+
+/// Takes connections and closes them, as long as the test lives.
+fn serve(listener: TcpListener) {
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+}
+
+/// Says "no such record" to every question.
+fn answer(socket: UdpSocket) {
+    socket.set_nonblocking(true).unwrap();
+    let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+    tokio::spawn(async move {
+        let mut packet = [0_u8; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut packet).await {
+            if length > 3 {
+                packet[2] |= 0x80;
+                packet[3] = 0x80;
+                let _ = socket.send_to(&packet[..length], from).await;
+            }
+        }
+    });
+}
+
+/// A job that stays, so that packets can be sent from its sandbox.
+async fn sandbox(bench: &mut Bench, what: &str) -> String {
+    let runner = bench.name(what);
+    bench.want(&runner, run(&bench.image())).await;
+    bench
+        .register(
+            &runner,
+            "while [ ! -e _work/stop ]; do sleep 0.2; done",
+            "x",
+        )
+        .await;
+    bench.phase(&runner, Phase::Busy).await;
+    runner
+}
+
+fn reaches(bench: &Bench, runner: &str, address: &str, port: u16) -> bool {
+    let line = format!(
+        "if nc -w 2 {address} {port} </dev/null >/dev/null 2>&1; then echo reached; else echo denied; fi"
+    );
+    bench.exec(runner, &line).contains("reached")
+}
+
+fn resolves(bench: &Bench, runner: &str, resolver: &str) -> bool {
+    let line = format!("nslookup -timeout=2 -retry=1 -type=a name.test {resolver} 2>&1; true");
+    let said = bench.exec(runner, &line);
+    let answered = said.contains("answer:");
+    assert_ne!(
+        answered,
+        said.contains("timed out"),
+        "nslookup works: {said}"
+    );
+    answered
+}
+
+/// Removes the rules of the agent's table that hold all of these words.
+fn remove_rules(bench: &Bench, on: &On, chain: &str, words: &str) {
+    let table = bench.table();
+    let listing = on.must(&format!("nft -a list chain inet {table} {chain}"));
+    let handles: Vec<&str> = listing
+        .lines()
+        .filter(|line| line.contains(words))
+        .filter_map(|line| line.rsplit("# handle ").next())
+        .collect();
+    assert_eq!(handles.len(), 1, "one rule says {words:?} in\n{listing}");
+    on.must(&format!(
+        "nft delete rule inet {table} {chain} handle {}",
+        handles[0].trim()
+    ));
+}
+
+/// Until the agent has put its whole table back.
+async fn until_restored(bench: &Bench, on: &On, whole: &str) {
+    let begin = Instant::now();
+    while on.must(&format!("nft list table inet {}", bench.table())) != whole {
+        assert!(begin.elapsed() < DEADLINE, "the table is not restored");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+pub(crate) async fn each_denial_is_one_rule(on: On) {
+    let _outside = Outside::put_up(&on);
+    let mut bench = Bench::start_with(&on, "deny", &["--dns", RESOLVER]).await;
+    let runner = sandbox(&mut bench, "deny").await;
+    let table = bench.table();
+    let whole = on.must(&format!("nft list table inet {table}"));
+    let gateway = bench.gateway(&runner);
+    serve(on.listen("0.0.0.0:8080"));
+
+    // Without this nothing below would mean anything.
+    assert!(reaches(&bench, &runner, INTERNET, 80), "the internet");
+    assert!(reaches(&bench, &runner, RESOLVER, 53), "its resolver");
+    assert!(resolves(&bench, &runner, RESOLVER), "its resolver by UDP");
+
+    let wall = "drop";
+    let lan = "ip daddr 192.168.0.0/16 drop";
+    let metadata = "ip daddr 169.254.0.0/16 drop";
+    for (what, address, port, chain, rule) in [
+        ("a neighbour", NEIGHBOUR, 80, "forward", lan),
+        ("a foreign resolver", NEIGHBOUR, 53, "forward", lan),
+        ("another port of the resolver", RESOLVER, 80, "forward", lan),
+        ("the metadata service", METADATA, 80, "forward", metadata),
+        ("a service of the host", HOST_ON_LAN, 8080, "input", wall),
+        ("a service at the gateway", &gateway, 8080, "input", wall),
+    ] {
+        assert!(!reaches(&bench, &runner, address, port), "{what}");
+        // Else it would put the rule back before the packet is sent.
+        bench.freeze_agent(true);
+        remove_rules(&bench, &on, chain, rule);
+        assert!(
+            reaches(&bench, &runner, address, port),
+            "{what} is denied by something else than {rule:?}"
+        );
+        bench.freeze_agent(false);
+        until_restored(&bench, &on, &whole).await;
+        assert!(!reaches(&bench, &runner, address, port), "{what}, again");
+    }
+
+    assert!(!resolves(&bench, &runner, NEIGHBOUR), "a foreign resolver");
+    bench.freeze_agent(true);
+    remove_rules(&bench, &on, "forward", lan);
+    assert!(resolves(&bench, &runner, NEIGHBOUR), "without its rule");
+    bench.freeze_agent(false);
+    until_restored(&bench, &on, &whole).await;
+
+    version_6(&bench, &on, &runner, &whole).await;
+    bench.let_go(&runner).await;
+    bench.finish().await;
+}
+
+/// Sandboxes get no IPv6. Here one is given some by hand, to show that the rules would hold.
+async fn version_6(bench: &Bench, on: &On, runner: &str, whole: &str) {
+    let addresses = bench.exec(runner, "cat /proc/net/if_inet6");
+    // Scope 10 is loopback, 20 link-local: neither leaves the slot.
+    let routable: Vec<&str> = addresses
+        .lines()
+        .filter(|line| !matches!(line.split_whitespace().nth(3), Some("10" | "20")))
+        .collect();
+    assert!(routable.is_empty(), "{addresses}");
+    let pid = bench.docker(&["inspect", "-f", "{{.State.Pid}}", runner]);
+    let bridge = bench.network(runner);
+    // The wall drops neighbour discovery too, so each side is told the other's address.
+    on.must(&format!(
+        "mac() {{ sed 's/.*ether \\([^ ]*\\).*/\\1/'; }}
+         bridge=$(ip -o link show {bridge} | mac)
+         inner=$(nsenter -t {pid} -n ip -o link show eth0 | mac)
+         echo 0 >/proc/sys/net/ipv6/conf/{bridge}/disable_ipv6
+         ip addr add fd99::1/64 dev {bridge} nodad
+         ip -6 neigh replace fd99::2 lladdr $inner dev {bridge} nud permanent
+         nsenter -t {pid} -n sh -ec \"echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6
+         ip addr add fd99::2/64 dev eth0 nodad
+         ip -6 neigh replace fd99::1 lladdr $bridge dev eth0 nud permanent
+         ip -6 route replace default via fd99::1\"",
+        pid = pid.trim()
+    ));
+    for (what, address, port, chain, rule) in [
+        (
+            "a neighbour",
+            NEIGHBOUR_V6,
+            80,
+            "forward",
+            "meta nfproto ipv6 drop",
+        ),
+        ("a service of the host", "fd77::1", 8086, "input", "drop"),
+    ] {
+        if port == 8086 {
+            serve(on.listen("[fd77::1]:8086"));
+        }
+        assert!(!reaches(bench, runner, address, port), "{what} by IPv6");
+        bench.freeze_agent(true);
+        remove_rules(bench, on, chain, rule);
+        assert!(
+            reaches(bench, runner, address, port),
+            "{what} by IPv6 is denied by something else than {rule:?}"
+        );
+        bench.freeze_agent(false);
+        until_restored(bench, on, whole).await;
+        assert!(!reaches(bench, runner, address, port), "{what}, again");
+    }
+}
+
+pub(crate) async fn sandboxes_do_not_reach_each_other(on: On) {
+    let mut bench = Bench::start(&on, "peers").await;
+    let (one, other) = (
+        sandbox(&mut bench, "one").await,
+        sandbox(&mut bench, "other").await,
+    );
+    assert_ne!(bench.network(&one), bench.network(&other), "a slot each");
+    let address = bench.address(&other);
+    let mut listener = bench
+        .inside(&other, "while :; do nc -l -p 8000 </dev/null; done")
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    while !reaches(&bench, &other, &address, 8000) {
+        assert!(begin.elapsed() < DEADLINE, "the peer listens");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!reaches(&bench, &one, &address, 8000), "a peer");
+
+    // Two rules deny it, and Docker's own isolation as well: each by itself.
+    let range = format!(
+        "ip daddr {} drop",
+        if address.starts_with("10.") {
+            "10.0.0.0/8"
+        } else {
+            "172.16.0.0/12"
+        }
+    );
+    bench.freeze_agent(true);
+    remove_rules(&bench, &on, "forward", &range);
+    assert!(
+        !reaches(&bench, &one, &address, 8000),
+        "new connections to a sandbox"
+    );
+    remove_rules(&bench, &on, "forward", "ct state new drop");
+    if on.kind() == Kind::Docker {
+        assert!(
+            !reaches(&bench, &one, &address, 8000),
+            "the engine's isolation"
+        );
+        on.must("iptables -F DOCKER-ISOLATION-STAGE-2");
+    } else {
+        // Podman has such rules at times, not always: nothing is built on them.
+        on.must("iptables -F NETAVARK_ISOLATION_2 2>/dev/null || true");
+    }
+    assert!(
+        reaches(&bench, &one, &address, 8000),
+        "something else denies a peer\n{}",
+        on.must("iptables -S; nft list ruleset")
+    );
+    bench.freeze_agent(false);
+    let whole = |table: String| table.contains(&range) && table.contains("ct state new drop");
+    let begin = Instant::now();
+    while !whole(on.must(&format!("nft list table inet {}", bench.table()))) {
+        assert!(begin.elapsed() < DEADLINE, "the table is not restored");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Only this node's rules are left now, and they are enough.
+    assert!(!reaches(&bench, &one, &address, 8000), "a peer, again");
+    bench.let_go(&one).await;
+    bench.let_go(&other).await;
+    // It ended with its sandbox.
+    listener.wait().unwrap();
+    bench.finish().await;
+}
+
+pub(crate) async fn no_hand_over_while_the_table_is_gone(on: On) {
+    use std::os::unix::fs::PermissionsExt;
+    let tools = tempfile::tempdir().unwrap();
+    let broken = tools.path().join("broken");
+    let nft = tools.path().join("nft");
+    let script = format!(
+        "#!/bin/sh\nif [ -e {} ]; then echo refused >&2; exit 1; fi\nPATH=${{PATH#*:}} exec nft \"$@\"\n",
+        broken.display()
+    );
+    std::fs::write(&nft, script).unwrap();
+    std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755)).unwrap();
+
+    let mut bench = Bench::start(&on, "flush").await;
+    bench.terminate_agent().await;
+    bench.prefer_tools(tools.path());
+    bench.start_agent().await;
+    let runner = bench.name("job");
+    bench.want(&runner, run(&bench.image())).await;
+    bench.phase(&runner, Phase::Ready).await;
+
+    // Gone, and it cannot be put back.
+    std::fs::write(&broken, "").unwrap();
+    on.must(&format!("nft delete table inet {}", bench.table()));
+    bench.register(&runner, "exit 0", "x").await;
+    let report = bench
+        .until_report(|report| {
+            report
+                .conditions
+                .iter()
+                .any(|c| c.kind == "firewall_missing")
+        })
+        .await;
+    let waiting = report.runners.iter().find(|seen| seen.name == runner);
+    assert_eq!(waiting.map(|seen| seen.phase()), Some(Phase::Ready));
+    let words = bench.docker(&["ps", "--format", "{{.Names}}"]);
+    assert!(!words.contains(&runner), "a hand-over begins with its name");
+
+    std::fs::remove_file(&broken).unwrap();
+    let exited = bench.phase(&runner, Phase::Exited).await;
+    assert_eq!(exited.exit.expect("an exit").code, Some(0));
+    on.must(&format!("nft list table inet {}", bench.table()));
+    bench
+        .until_report(|report| {
+            report
+                .conditions
+                .iter()
+                .all(|c| c.kind != "firewall_missing")
+        })
+        .await;
+    bench.let_go(&runner).await;
+    bench.finish().await;
+}
