@@ -42,7 +42,7 @@ pub fn of_engine(engine: &Engine) -> Vec<Property> {
         });
     };
     let gaps = agent_core::dialect::gaps(&engine.kind, engine.cgroup_version);
-    let fixed = "set on every sandbox and read back by the probe job";
+    let fixed = "set on every sandbox of this agent; the probe (probe/strict.sh) run as a job reads it back";
     for name in [
         "non_root",
         "no_capabilities",

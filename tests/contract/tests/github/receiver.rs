@@ -14,7 +14,7 @@ pub(crate) const SECRET: &str = "contract-webhook-secret";
 
 pub(crate) struct Receiver {
     address: SocketAddr,
-    inputs: mpsc::UnboundedReceiver<Vec<Input>>,
+    inputs: mpsc::Receiver<Vec<Input>>,
     server: JoinHandle<()>,
 }
 
@@ -24,7 +24,7 @@ impl Drop for Receiver {
     }
 }
 
-type Shared = (GitHub, mpsc::UnboundedSender<Vec<Input>>);
+type Shared = (GitHub, mpsc::Sender<Vec<Input>>);
 
 async fn receive(
     State((github, told)): State<Shared>,
@@ -37,7 +37,7 @@ async fn receive(
     {
         Ok(inputs) => {
             // Nobody listens any more when the test is over.
-            let _ = told.send(inputs);
+            let _ = told.send(inputs).await;
             StatusCode::ACCEPTED
         }
         Err(_) => StatusCode::UNAUTHORIZED,
@@ -52,7 +52,7 @@ impl Receiver {
 
     pub(crate) fn on(listener: TcpListener, github: GitHub) -> Self {
         let address = listener.local_addr().unwrap();
-        let (told, inputs) = mpsc::unbounded_channel();
+        let (told, inputs) = mpsc::channel(1_024);
         let router = Router::new()
             .route("/webhooks/github", post(receive))
             .with_state((github, told));
