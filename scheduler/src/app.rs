@@ -422,7 +422,7 @@ async fn take_in(
                 && is_new(&view, job.id)
             {
                 let span = tracing::info_span!("sweep", otel.kind = "consumer", job = job.id.0);
-                job.traceparent = trace::traceparent(&span);
+                Arc::make_mut(job).traceparent = trace::traceparent(&span);
             }
         }
         if inbox.post(inputs).await.is_err() {

@@ -1,6 +1,6 @@
 //! Facts in, state out: the only way anything here changes.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     admission::{refusal, source},
@@ -9,7 +9,7 @@ use crate::{
     fact::{Fact, PoolOrigin, RunnerPlaced},
     feasible::PoolIx,
     fleet::{Fleet, NodeIx},
-    input::{Defaults, Deregistration, ObservedPhase},
+    input::{Defaults, Deregistration, JobSeen, ObservedPhase},
     labels::Labels,
     model::{
         Admission, Generation, JobId, JobPhase, NodeName, Placement, Pool, PoolName, Priority,
@@ -55,14 +55,17 @@ impl Fleet {
                 conclusion,
                 at,
             } => {
-                self.change_job(*job, |entry| {
-                    entry.seen.phase = *phase;
-                    entry.seen.conclusion = conclusion.clone();
+                self.change_job(*job, false, |entry| {
+                    let seen = Arc::make_mut(&mut entry.seen);
+                    seen.phase = *phase;
+                    seen.conclusion = conclusion.clone();
                     entry.phase_at = *at;
                 });
             }
             Fact::OriginLearnt { job, origin } => {
-                self.change_job(*job, |entry| entry.seen.origin = origin.clone());
+                self.change_job(*job, true, |entry| {
+                    Arc::make_mut(&mut entry.seen).origin = origin.clone();
+                });
             }
             Fact::JobForgotten { job } => {
                 self.drop_job(*job);
@@ -432,24 +435,32 @@ impl Fleet {
 
     // Jobs.
 
-    fn apply_job(&mut self, job: &crate::input::JobSeen, at: u64) {
+    fn apply_job(&mut self, job: &Arc<JobSeen>, at: u64) {
         self.ensure_index();
-        match self.jobs.get_mut(&job.id) {
-            Some(_) => self.change_job(job.id, |entry| {
-                if entry.seen.phase != job.phase || entry.seen.attempt != job.attempt {
-                    entry.phase_at = at;
-                }
-                if entry.seen.attempt != job.attempt {
-                    entry.bound = None;
-                }
-                *entry.seen = job.clone();
-            }),
+        match self.jobs.get(&job.id).map(|known| &known.seen) {
+            Some(known) => {
+                let moves = known.created_at != job.created_at
+                    || known.labels != job.labels
+                    || known.repository != job.repository
+                    || known.scope != job.scope
+                    || known.credential != job.credential
+                    || known.origin != job.origin;
+                self.change_job(job.id, moves, |entry| {
+                    if entry.seen.phase != job.phase || entry.seen.attempt != job.attempt {
+                        entry.phase_at = at;
+                    }
+                    if entry.seen.attempt != job.attempt {
+                        entry.bound = None;
+                    }
+                    entry.seen = Arc::clone(job);
+                });
+            }
             None => {
                 self.runs.insert((job.run_id, job.id));
                 let waits = job.phase == JobPhase::Queued;
                 let unit = waits.then(|| self.unit_for(job)).flatten();
                 let entry = Job {
-                    seen: Box::new(job.clone()),
+                    seen: Arc::clone(job),
                     learnt_at: at,
                     phase_at: at,
                     bound: None,
@@ -465,7 +476,8 @@ impl Fleet {
         }
     }
 
-    fn change_job(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
+    /// `moves`: something changes that decides in which queue it waits, and where.
+    fn change_job(&mut self, id: JobId, moves: bool, change: impl FnOnce(&mut Job)) {
         self.ensure_index();
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
@@ -473,23 +485,8 @@ impl Fleet {
         let was = (job.seen.created_at, job.phase(), job.phase_at);
         let unit = job.unit;
         let key = (was.0, id);
-        let before = (
-            job.seen.labels.clone(),
-            job.seen.repository.clone(),
-            job.seen.scope.clone(),
-            job.seen.credential.clone(),
-        );
-        let origin = job.seen.origin.clone();
         change(job);
-        let still_listed = unit.is_some()
-            && job.phase() == JobPhase::Queued
-            && job.seen.created_at == was.0
-            && job.seen.labels == before.0
-            && job.seen.repository == before.1
-            && job.seen.scope == before.2
-            && job.seen.credential == before.3
-            && job.seen.origin == origin;
-        if still_listed {
+        if unit.is_some() && job.phase() == JobPhase::Queued && !moves {
             return;
         }
         if was.1 == JobPhase::Completed {
@@ -582,7 +579,7 @@ impl Fleet {
         }
     }
 
-    fn unit_for(&mut self, seen: &crate::input::JobSeen) -> Option<UnitIx> {
+    fn unit_for(&mut self, seen: &JobSeen) -> Option<UnitIx> {
         if self.demand_rests(seen) {
             return None;
         }
@@ -813,7 +810,7 @@ impl Fleet {
     // Runners.
 
     /// `stand`: the demand it is placed for, when that is known already.
-    pub(crate) fn apply_placed(&mut self, placed: &RunnerPlaced, stand: Option<Stand>) {
+    pub(crate) fn apply_placed(&mut self, placed: &Arc<RunnerPlaced>, stand: Option<Stand>) {
         self.ensure_index();
         let Some(ix) = self.node_ix(&placed.node) else {
             return;
@@ -824,7 +821,7 @@ impl Fleet {
         self.soft.placed += 1;
         self.soft.orders += 1;
         let runner = Runner {
-            placed: Box::new(placed.clone()),
+            placed: Arc::clone(placed),
             registered: None,
             observed: None,
             job: None,
@@ -1143,11 +1140,11 @@ impl Fleet {
             return;
         }
         let entry = &mut self.demand.tenants[tenant as usize];
-        if let Some(share) = self.shares.get(&entry.account.name) {
+        if let Some(share) = self.shares.get(&*entry.account.name) {
             (entry.account.weight, entry.account.maximum) = (share.weight, share.maximum);
         }
         let owner = &mut self.demand.owners[entry.owner as usize].account;
-        if let Some(share) = self.shares.get(&owner.name) {
+        if let Some(share) = self.shares.get(&*owner.name) {
             (owner.weight, owner.maximum) = (share.weight, share.maximum);
         }
     }
@@ -1359,7 +1356,7 @@ fn unit_for(
     labels: &mut Labels,
     capacity: &mut Capacity,
     demand: &mut Demand,
-    seen: &crate::input::JobSeen,
+    seen: &JobSeen,
 ) -> Option<UnitIx> {
     let signature = labels.signature(&seen.labels)?;
     let name = seen.repository.full_name().to_lowercase();

@@ -1,5 +1,7 @@
 //! Inputs in, facts out: jobs and answers. Node reports are in `reconcile`.
 
+use std::sync::Arc;
+
 use crate::{
     admission::{refusal, source},
     entropy::Entropy,
@@ -84,7 +86,7 @@ impl Fleet {
         }
     }
 
-    fn job_seen(&mut self, now: Now, seen: &JobSeen, facts: &mut Vec<Fact>) {
+    fn job_seen(&mut self, now: Now, seen: &Arc<JobSeen>, facts: &mut Vec<Fact>) {
         if self.ended_ids.contains(&seen.id) {
             return;
         }
@@ -98,9 +100,9 @@ impl Fleet {
                 {
                     return;
                 }
-                let mut job = Box::new(seen.clone());
-                if job.phase < JobPhase::InProgress {
-                    job.started_at = None;
+                let mut job = Arc::clone(seen);
+                if job.phase < JobPhase::InProgress && job.started_at.is_some() {
+                    Arc::make_mut(&mut job).started_at = None;
                 }
                 self.fill_origin(&mut job);
                 let waits = job.phase < JobPhase::InProgress;
@@ -111,7 +113,7 @@ impl Fleet {
             }
             Some(known) if seen.attempt < known.attempt => return,
             Some(known) if seen.attempt > known.attempt => {
-                let mut job = Box::new(seen.clone());
+                let mut job = Arc::clone(seen);
                 self.fill_origin(&mut job);
                 self.emit(Fact::JobLearnt { job, at: now.utc }, facts);
             }
@@ -121,7 +123,7 @@ impl Fleet {
                     let origin_learnt = fields.origin != origin;
                     self.emit(
                         Fact::JobLearnt {
-                            job: Box::new(fields),
+                            job: Arc::new(fields),
                             at: now.utc,
                         },
                         facts,
@@ -228,11 +230,11 @@ impl Fleet {
         }
     }
 
-    fn fill_origin(&self, job: &mut JobSeen) {
+    fn fill_origin(&self, job: &mut Arc<JobSeen>) {
         if job.origin.event.is_none()
             && let Some(origin) = self.soft.origins.get(&job.run_id)
         {
-            job.origin = origin.clone();
+            Arc::make_mut(job).origin = origin.clone();
         }
     }
 

@@ -6,10 +6,14 @@
 //! time, repository's virtual time, age. Virtual times only grow, so an entry's
 //! stored key is a lower bound and is corrected when it comes first.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
 
 use crate::{
+    fact::RunnerSpec,
     feasible::{PoolIx, ShapeIx},
     labels::{Bits, SignatureIx},
     model::{CredentialName, JobId, Priority, Scope, UtcMillis},
@@ -39,7 +43,7 @@ const FEW_LANES: usize = 4;
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     /// Case-folded `owner` or `owner/name`.
-    pub(crate) name: String,
+    pub(crate) name: Arc<str>,
     pub(crate) virtual_time: u64,
     /// Of the one below it that was served last.
     pub(crate) served: u64,
@@ -53,7 +57,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    fn new(name: String) -> Self {
+    fn new(name: Arc<str>) -> Self {
         Self {
             name,
             virtual_time: 0,
@@ -133,6 +137,8 @@ pub(crate) struct Group {
     pub(crate) credential: CredentialIx,
     pub(crate) shape: ShapeIx,
     lane: LaneIx,
+    /// What its runners are made from, one for each platform they are placed on.
+    pub(crate) specs: Vec<Arc<RunnerSpec>>,
     /// Runnable queued jobs.
     pub(crate) runnable: u32,
     pub(crate) floor: u32,
@@ -323,7 +329,7 @@ impl Demand {
         let owner = self.owner(owner_name);
         let ix = self.tenants.len() as TenantIx;
         self.tenants.push(Tenant {
-            account: Account::new(folded.to_owned()),
+            account: Account::new(folded.into()),
             owner,
             units: Default::default(),
             listed: Default::default(),
@@ -339,7 +345,7 @@ impl Demand {
         }
         let ix = self.owners.len() as OwnerIx;
         self.owners.push(Owner {
-            account: Account::new(folded.to_owned()),
+            account: Account::new(folded.into()),
             order: Default::default(),
             listed: Default::default(),
             lanes: Default::default(),
@@ -404,6 +410,7 @@ impl Demand {
             credential,
             shape: key.shape,
             lane,
+            specs: Vec::new(),
             runnable: 0,
             floor: 0,
             supply: 0,

@@ -66,7 +66,7 @@ pub struct RunnerIntent {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Desired {
-    Run(Box<crate::fact::RunnerPlaced>),
+    Run(std::sync::Arc<crate::fact::RunnerPlaced>),
     StopIfIdle,
     /// Valid for exactly this observation.
     Remove {

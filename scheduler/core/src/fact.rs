@@ -1,6 +1,8 @@
 //! What was decided or learnt. `apply(&fact)` is the only way state changes;
 //! recovery is a snapshot and the facts that follow.
 
+use std::{ops::Deref, sync::Arc};
+
 use crate::{
     input::{Defaults, JobSeen},
     model::{
@@ -18,7 +20,7 @@ pub enum Fact {
     },
     /// First sight of a job, or a field of it changed without a change of phase.
     JobLearnt {
-        job: Box<JobSeen>,
+        job: Arc<JobSeen>,
         at: UtcMillis,
     },
     JobPhaseChanged {
@@ -75,7 +77,7 @@ pub enum Fact {
         node: NodeName,
     },
     /// A runner was placed on a node for demand of this scope and signature.
-    RunnerPlaced(Box<RunnerPlaced>),
+    RunnerPlaced(Arc<RunnerPlaced>),
     RunnerRegistered {
         runner: RunnerName,
         github_id: u64,
@@ -246,13 +248,28 @@ pub enum PoolOrigin {
 pub struct RunnerPlaced {
     pub runner: RunnerName,
     pub node: NodeName,
+    /// What it has in common with the demand's other runners.
+    pub spec: Arc<RunnerSpec>,
+    pub resources: Resources,
+    pub gpu_uuids: Vec<String>,
+    pub traceparent: Option<String>,
+    /// The job in whose name it was placed; GitHub may give it another.
+    pub job: Option<JobId>,
+    /// `owner/name` the placement is charged to; `None` for an idle floor.
+    pub repository: Option<Arc<str>>,
+    /// Generation of its node's intent from which it is wanted.
+    pub generation: Generation,
+    pub at: UtcMillis,
+}
+
+/// What the runners of one demand are made from: written once, shared by all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunnerSpec {
     pub pool: PoolName,
     pub scope: Scope,
     pub credential: CredentialName,
     /// Exactly the demand's labels, case-folded and sorted.
     pub labels: Vec<String>,
-    pub resources: Resources,
-    pub gpu_uuids: Vec<String>,
     pub image: String,
     pub profile: String,
     pub network_mode: String,
@@ -260,14 +277,14 @@ pub struct RunnerPlaced {
     pub runner_group: Option<String>,
     pub idle_timeout_ms: u64,
     pub lifetime_ms: u64,
-    pub traceparent: Option<String>,
-    /// The job in whose name it was placed; GitHub may give it another.
-    pub job: Option<JobId>,
-    /// `owner/name` the placement is charged to; `None` for an idle floor.
-    pub repository: Option<String>,
-    /// Generation of its node's intent from which it is wanted.
-    pub generation: Generation,
-    pub at: UtcMillis,
+}
+
+impl Deref for RunnerPlaced {
+    type Target = RunnerSpec;
+
+    fn deref(&self) -> &RunnerSpec {
+        &self.spec
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Everything the shell may tell the core: a closed list.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::model::{
     Capability, Conclusion, Condition, CredentialName, Exit, Generation, JobId, JobPhase, NodeName,
@@ -11,7 +11,7 @@ use crate::model::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
     /// A job seen through a webhook, a sweep or a scale set. Merged by id and rank.
-    JobSeen(Box<JobSeen>),
+    JobSeen(Arc<JobSeen>),
     /// A repository or installation is no longer watched: its waiting jobs end.
     RepositoryGone {
         id: u64,

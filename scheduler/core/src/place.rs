@@ -1,13 +1,15 @@
 //! Puts runners on nodes while somebody waits and somewhere is room.
 
+use std::{borrow::Cow, sync::Arc};
+
 use crate::{
     apply::Stand,
     demand::{GroupIx, TenantIx, UnitIx},
     entropy::Entropy,
-    fact::{Fact, RunnerPlaced},
+    fact::{Fact, RunnerPlaced, RunnerSpec},
     feasible::{ShapeIx, clamp},
     fleet::Fleet,
-    model::{JobId, Now, PoolName, Resources, RunnerName},
+    model::{JobId, Now, Resources, RunnerName},
 };
 
 /// GitHub refuses longer names (not documented; facts.md 1.4).
@@ -99,7 +101,8 @@ impl Fleet {
         facts: &mut Vec<Fact>,
     ) -> bool {
         let group = &self.demand.groups[need.group as usize];
-        let shape: ShapeIx = group.shape;
+        let (pool, credential, shape): (_, _, ShapeIx) =
+            (group.pool, group.credential, group.shape);
         let Some(ix) = self.capacity.choose(shape) else {
             return false;
         };
@@ -114,27 +117,29 @@ impl Fleet {
             .take(resources.gpus as usize)
             .map(str::to_owned)
             .collect();
-        let plan = &self.capacity.pools[shape.pool as usize].pool;
-        let credential = group.credential;
-        let placed = RunnerPlaced {
-            runner: self.name(&plan.name_prefix, entropy),
-            node: node.name.clone(),
-            pool: PoolName(plan.name.0.clone()),
-            scope: self.demand.scopes[group.scope as usize].scope.clone(),
-            credential: self.demand.credentials[credential as usize].name.clone(),
-            labels: self.labels.get(group.signature).labels.to_vec(),
+        let node_name = node.name.clone();
+        let prefix = &self.capacity.pools[pool as usize].pool.name_prefix;
+        let runner = self.name(prefix, entropy);
+        let platform = platform(
+            &node.capability.arch,
+            &self.labels.get(group.signature).labels,
+        );
+        let known = group.specs.iter().find(|spec| spec.platform == platform);
+        let spec = match known {
+            Some(known) => Arc::clone(known),
+            None => {
+                let made = Arc::new(self.spec(need.group, platform.into_owned()));
+                let group = &mut self.demand.groups[need.group as usize];
+                group.specs.push(Arc::clone(&made));
+                made
+            }
+        };
+        let placed = Arc::new(RunnerPlaced {
+            runner,
+            node: node_name,
+            spec,
             resources,
             gpu_uuids,
-            image: plan.image.clone(),
-            profile: plan.profile.clone(),
-            network_mode: plan.network_mode.clone(),
-            platform: platform(
-                &node.capability.arch,
-                &self.labels.get(group.signature).labels,
-            ),
-            runner_group: plan.runner_group.clone(),
-            idle_timeout_ms: plan.idle_timeout.as_millis() as u64,
-            lifetime_ms: plan.lifetime.as_millis() as u64,
             traceparent: need
                 .job
                 .and_then(|(job, ..)| self.jobs.get(&job))
@@ -145,11 +150,11 @@ impl Fleet {
                 .map(|(.., tenant)| self.demand.tenants[tenant as usize].account.name.clone()),
             generation: self.next_generation(ix),
             at: now.utc,
-        };
+        });
         let available = &mut self.demand.credentials[credential as usize].available;
         *available = available.saturating_sub(1);
         let stand = Stand {
-            pool: Some(group.pool),
+            pool: Some(pool),
             group: need.group,
             cover: need.job.map(|(_, unit, _)| unit),
             tenant: need.job.map(|(.., tenant)| tenant),
@@ -157,9 +162,30 @@ impl Fleet {
         };
         // As `apply` would, but what it stands for is not looked up again.
         self.apply_placed(&placed, Some(stand));
-        facts.push(Fact::RunnerPlaced(Box::new(placed)));
+        facts.push(Fact::RunnerPlaced(placed));
         self.settle_lending();
         true
+    }
+
+    /// What every runner of a group is made from on this platform.
+    fn spec(&self, group: GroupIx, platform: String) -> RunnerSpec {
+        let group = &self.demand.groups[group as usize];
+        let pool = &self.capacity.pools[group.pool as usize].pool;
+        RunnerSpec {
+            pool: pool.name.clone(),
+            scope: self.demand.scopes[group.scope as usize].scope.clone(),
+            credential: self.demand.credentials[group.credential as usize]
+                .name
+                .clone(),
+            labels: self.labels.get(group.signature).labels.to_vec(),
+            image: pool.image.clone(),
+            profile: pool.profile.clone(),
+            network_mode: pool.network_mode.clone(),
+            platform,
+            runner_group: pool.runner_group.clone(),
+            idle_timeout_ms: pool.idle_timeout.as_millis() as u64,
+            lifetime_ms: pool.lifetime.as_millis() as u64,
+        }
     }
 
     fn name(&self, prefix: &str, entropy: &mut Entropy) -> RunnerName {
@@ -182,7 +208,7 @@ impl Fleet {
 }
 
 /// What the container engine calls the platform.
-fn platform(arch: &str, labels: &[String]) -> String {
+fn platform(arch: &str, labels: &[String]) -> Cow<'static, str> {
     let emulated = labels
         .iter()
         .find_map(|label| {
@@ -192,9 +218,9 @@ fn platform(arch: &str, labels: &[String]) -> String {
         })
         .unwrap_or(arch);
     match emulated {
-        "x64" => "linux/amd64".to_owned(),
-        "arm64" => "linux/arm64".to_owned(),
-        "arm" => "linux/arm/v7".to_owned(),
-        other => format!("linux/{other}"),
+        "x64" => "linux/amd64".into(),
+        "arm64" => "linux/arm64".into(),
+        "arm" => "linux/arm/v7".into(),
+        other => format!("linux/{other}").into(),
     }
 }

@@ -234,7 +234,7 @@ impl Fleet {
         let fact = |account: &crate::demand::Account| {
             let blank = account.virtual_time == 0 && account.served == 0 && account.credit == 0;
             (!blank).then(|| Fact::ShareServed {
-                subject: account.name.clone(),
+                subject: account.name.to_string(),
                 virtual_time: account.virtual_time,
                 served: account.served,
                 credit: account.credit,

@@ -3,7 +3,10 @@
 //! Fields marked soft belong to this process only: no fact carries them and no
 //! snapshot writes them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     demand::{GroupIx, UnitIx},
@@ -21,7 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Job {
     /// Merged; `phase` is the highest ever seen for this attempt.
-    pub seen: Box<JobSeen>,
+    pub seen: Arc<JobSeen>,
     pub learnt_at: UtcMillis,
     /// When `phase` became what it is, by our clock.
     pub phase_at: UtcMillis,
@@ -179,7 +182,7 @@ impl Node {
 /// A runner that is not over yet.
 #[derive(Clone, Debug)]
 pub struct Runner {
-    pub placed: Box<RunnerPlaced>,
+    pub placed: Arc<RunnerPlaced>,
     pub registered: Option<Registered>,
     pub observed: Option<Observed>,
     pub job: Option<JobId>,

@@ -1,5 +1,7 @@
 //! A delivery, from raw bytes to inputs.
 
+use std::sync::Arc;
+
 use scheduler_core::{
     input::Input,
     model::{Conclusion, JobPhase, UtcMillis},
@@ -105,7 +107,7 @@ async fn workflow_job(
         JobPhase::Waiting => {}
     }
     drop(ledger);
-    vec![Input::JobSeen(Box::new(seen))]
+    vec![Input::JobSeen(Arc::new(seen))]
 }
 
 /// A repository that speaks by webhook is swept too, whatever the lists say of its activity.

@@ -524,7 +524,7 @@ impl Look<'_> {
         if let Some(mut seen) = ended {
             seen.scope = self.route.scope.clone();
             seen.credential = self.route.credential.clone();
-            self.inputs.push(Input::JobSeen(Box::new(seen)));
+            self.inputs.push(Input::JobSeen(Arc::new(seen)));
         }
     }
 
@@ -556,7 +556,7 @@ impl Look<'_> {
                 ledger.finish(self.repository.id, seen.run_id);
             }
         }
-        self.inputs.push(Input::JobSeen(Box::new(seen)));
+        self.inputs.push(Input::JobSeen(Arc::new(seen)));
     }
 
     /// What a webhook should have told long ago is a missed webhook.

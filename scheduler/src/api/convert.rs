@@ -151,7 +151,7 @@ pub fn runner(fleet: &Fleet, runner: &Runner) -> v1::Runner {
             (scheduler_core::model::Scope::Repository { owner, repo }, _) => {
                 format!("{owner}/{repo}")
             }
-            (_, Some(repository)) => repository.clone(),
+            (_, Some(repository)) => repository.to_string(),
             _ => String::new(),
         },
     };

@@ -400,10 +400,14 @@ impl Retired {
 
 /// `owner/name` a runner belongs to before it took a job.
 pub(crate) fn repository_of(placed: &RunnerPlaced) -> Option<String> {
-    placed.repository.clone().or(match &placed.scope {
-        Scope::Repository { owner, repo } => Some(format!("{owner}/{repo}")),
-        Scope::Organization { .. } | Scope::Enterprise { .. } => None,
-    })
+    placed
+        .repository
+        .as_deref()
+        .map(str::to_owned)
+        .or(match &placed.scope {
+            Scope::Repository { owner, repo } => Some(format!("{owner}/{repo}")),
+            Scope::Organization { .. } | Scope::Enterprise { .. } => None,
+        })
 }
 
 fn stop_word(why: &StopReason) -> String {

@@ -163,7 +163,7 @@ impl Demand for FakeGitHub {
         let seen = seen(&body, delivery.traceparent);
         Ok(seen
             .into_iter()
-            .map(|seen| Input::JobSeen(Box::new(seen)))
+            .map(|seen| Input::JobSeen(Arc::new(seen)))
             .collect())
     }
 

@@ -14,7 +14,10 @@
 //! and everything a real GitHub and real nodes would answer in between is told
 //! outside the timing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use scheduler_core::{Entropy, Fleet, fact::Fact, input::*, model::*};
 
@@ -267,7 +270,7 @@ impl Bench {
         }]);
         for first in (0..jobs).step_by(1_000) {
             let batch: Vec<Input> = (first..(first + 1_000).min(jobs))
-                .map(|id| Input::JobSeen(Box::new(queued(id))))
+                .map(|id| Input::JobSeen(Arc::new(queued(id))))
                 .collect();
             bench.step(&batch);
         }
@@ -421,7 +424,7 @@ impl Bench {
                 let mut seen = (*job.seen).clone();
                 seen.phase = JobPhase::InProgress;
                 seen.runner_name = Some(runner.as_str().to_owned());
-                taken.push(Input::JobSeen(Box::new(seen)));
+                taken.push(Input::JobSeen(Arc::new(seen)));
             }
         }
         self.step(&taken);
@@ -439,7 +442,7 @@ impl Bench {
         let first = self.next_job;
         self.next_job += BLOCK as u64;
         let arrivals: Vec<Input> = (first..self.next_job)
-            .map(|id| Input::JobSeen(Box::new(job(id, mix(id) % REPOSITORIES, labels.clone()))))
+            .map(|id| Input::JobSeen(Arc::new(job(id, mix(id) % REPOSITORIES, labels.clone()))))
             .collect();
         let spent = self.timed(&arrivals, batch);
         self.settle();
@@ -456,7 +459,7 @@ impl Bench {
             let mut seen = (*self.fleet.job(*job).expect("known").seen).clone();
             seen.phase = JobPhase::Completed;
             seen.runner_name = Some(runner.as_str().to_owned());
-            self.step(&[Input::JobSeen(Box::new(seen))]);
+            self.step(&[Input::JobSeen(Arc::new(seen))]);
         }
         for (node, runner, _) in &mine {
             let report = self.report(node, Some(runner));

@@ -5,7 +5,10 @@
 //! work, and the worst wait of a repository that asks for one job at a time at
 //! weight 1, against the time its fair share of the fleet takes to serve one job.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use scheduler_core::{Entropy, Fleet, fact::Fact, input::*, model::*};
 
@@ -161,7 +164,7 @@ impl Story {
                 .entry(repository.to_owned())
                 .or_default()
                 .push_back(id);
-            inputs.push(Input::JobSeen(Box::new(self.job(id, repository))));
+            inputs.push(Input::JobSeen(Arc::new(self.job(id, repository))));
         }
         self.step(&inputs);
     }
@@ -244,7 +247,7 @@ impl Story {
             let mut seen = (*self.fleet.job(*job).expect("it runs").seen).clone();
             seen.phase = JobPhase::Completed;
             seen.conclusion = Some(Conclusion::Success);
-            inputs.push(Input::JobSeen(Box::new(seen)));
+            inputs.push(Input::JobSeen(Arc::new(seen)));
         }
         let ended: BTreeSet<RunnerName> = over.into_iter().map(|(runner, _)| runner).collect();
         inputs.extend(self.reports(&ended));
@@ -330,7 +333,7 @@ impl Story {
             }
             seen.phase = JobPhase::InProgress;
             seen.runner_name = Some(runner.as_str().to_owned());
-            inputs.push(Input::JobSeen(Box::new(seen)));
+            inputs.push(Input::JobSeen(Arc::new(seen)));
             // Half to one and a half times the usual length.
             let length = JOB_MS / 2 + self.jitter.below(JOB_MS);
             self.running.insert(runner, (self.now.mono + length, id));

@@ -1,7 +1,7 @@
 //! GitHub's words as inputs: webhooks, sweeps and lists of runners, by the rules
 //! of the specification, over github-sim's REST surface.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use github_sim::machine::{Request, Response};
 use scheduler_core::{
@@ -118,7 +118,7 @@ impl World {
                     _ => return Vec::new(),
                 };
                 let seen = self.job_seen(job, &repository, phase);
-                seen.map(|seen| Input::JobSeen(Box::new(seen)))
+                seen.map(|seen| Input::JobSeen(Arc::new(seen)))
                     .into_iter()
                     .collect()
             }
@@ -169,7 +169,7 @@ impl World {
                 for job in answer.value()["jobs"].as_array().into_iter().flatten() {
                     let phase = phase_of_status(job["status"].as_str().unwrap_or_default());
                     if let Some(seen) = self.job_seen(job, repository, phase) {
-                        inputs.push(Input::JobSeen(Box::new(seen)));
+                        inputs.push(Input::JobSeen(Arc::new(seen)));
                     }
                 }
             }

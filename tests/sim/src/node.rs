@@ -480,18 +480,18 @@ fn to_intent(intent: NodeIntent) -> Intent {
     let runners = intent.runners.into_iter().map(|runner| {
         let desired = match runner.desired {
             Wanted::Run(placed) => Desired::Run(RunnerSpec {
-                image: placed.image,
-                profile: placed.profile,
+                image: placed.image.clone(),
+                profile: placed.profile.clone(),
                 resources: Resources {
                     cpu_millis: placed.resources.cpu_millis,
                     memory_bytes: placed.resources.memory_bytes,
                     gpus: placed.resources.gpus,
                 },
-                gpu_uuids: placed.gpu_uuids,
-                network_mode: placed.network_mode,
-                platform: placed.platform,
+                gpu_uuids: placed.gpu_uuids.clone(),
+                network_mode: placed.network_mode.clone(),
+                platform: placed.platform.clone(),
                 lifetime_ms: placed.lifetime_ms,
-                traceparent: placed.traceparent.unwrap_or_default(),
+                traceparent: placed.traceparent.clone().unwrap_or_default(),
                 pool: placed.pool.to_string(),
                 scope: placed.scope.to_string(),
             }),

@@ -430,7 +430,7 @@ fn never_more_runners_are_reserved_than_may_be_registered() {
         limited_until: None,
     }]);
     let jobs: Vec<Input> = (1..5)
-        .map(|id| Input::JobSeen(Box::new(job(id, "acme/web", X64))))
+        .map(|id| Input::JobSeen(std::sync::Arc::new(job(id, "acme/web", X64))))
         .collect();
     world.step(&jobs);
     assert_eq!(world.runners().len(), 2);
@@ -452,7 +452,7 @@ fn eight_registrations_are_in_flight_at_most() {
         world.join(name, machine());
     }
     let jobs: Vec<Input> = (1..13)
-        .map(|id| Input::JobSeen(Box::new(job(id, "acme/web", X64))))
+        .map(|id| Input::JobSeen(std::sync::Arc::new(job(id, "acme/web", X64))))
         .collect();
     world.step(&jobs);
     assert_eq!(world.runners().len(), 12);
@@ -466,7 +466,7 @@ fn after_a_load_a_consumed_registration_is_kept_and_another_is_given_up() {
     let mut world = World::started();
     world.join("a", machine());
     let jobs: Vec<Input> = (1..3)
-        .map(|id| Input::JobSeen(Box::new(job(id, "acme/web", X64))))
+        .map(|id| Input::JobSeen(std::sync::Arc::new(job(id, "acme/web", X64))))
         .collect();
     world.step(&jobs);
     world.register();

@@ -8,7 +8,7 @@ const X64: &str = "self-hosted linux x64";
 
 fn queue(world: &mut World, ids: std::ops::Range<u64>) {
     let jobs: Vec<Input> = ids
-        .map(|id| Input::JobSeen(Box::new(job(id, "acme/web", X64))))
+        .map(|id| Input::JobSeen(std::sync::Arc::new(job(id, "acme/web", X64))))
         .collect();
     world.step(&jobs);
 }

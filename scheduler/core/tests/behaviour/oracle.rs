@@ -11,7 +11,7 @@ pub(crate) struct Breakers {
     images: BTreeMap<(String, Option<NodeName>), UtcMillis>,
     scopes: BTreeMap<Scope, UtcMillis>,
     demands: BTreeMap<(Scope, String, Vec<String>), (u32, UtcMillis)>,
-    placed: BTreeMap<RunnerName, Box<RunnerPlaced>>,
+    placed: BTreeMap<RunnerName, std::sync::Arc<RunnerPlaced>>,
     named: BTreeSet<RunnerName>,
     at_work: BTreeSet<RunnerName>,
     told_to_stop: BTreeSet<RunnerName>,

@@ -10,7 +10,7 @@ const X64: &str = "self-hosted linux x64";
 
 fn queue(world: &mut World, repo: &str, ids: std::ops::Range<u64>) {
     let jobs: Vec<Input> = ids
-        .map(|id| Input::JobSeen(Box::new(job(id, repo, X64))))
+        .map(|id| Input::JobSeen(std::sync::Arc::new(job(id, repo, X64))))
         .collect();
     world.step(&jobs);
 }

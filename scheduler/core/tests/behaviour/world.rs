@@ -237,7 +237,7 @@ impl World {
     }
 
     pub(crate) fn see(&mut self, job: &JobSeen) -> Vec<Fact> {
-        self.step(&[Input::JobSeen(Box::new(job.clone()))])
+        self.step(&[Input::JobSeen(std::sync::Arc::new(job.clone()))])
     }
 
     pub(crate) fn command(&mut self, command: Command) -> Vec<Fact> {

@@ -1,9 +1,11 @@
 //! Facts, both ways. The match over each enum is exhaustive, so that a new fact
 //! does not compile until it has a place on disk.
 
+use std::sync::Arc;
+
 use longshore_proto::store::v1::{self as stored, fact::Kind};
 use scheduler_core::{
-    fact::{Fact, RunnerPlaced},
+    fact::{Fact, RunnerPlaced, RunnerSpec},
     input::JobSeen,
     model::{CredentialName, JobId, NodeName, PoolName, RunnerName},
 };
@@ -305,7 +307,7 @@ pub(super) fn decode(fact: stored::Fact) -> Result<Fact, Hole> {
         Kind::JobLearnt(f) => {
             let at = f.at_ms;
             Fact::JobLearnt {
-                job: Box::new(job_learnt_back(f)?),
+                job: Arc::new(job_learnt_back(f)?),
                 at,
             }
         }
@@ -358,7 +360,7 @@ pub(super) fn decode(fact: stored::Fact) -> Result<Fact, Hole> {
         Kind::NodeRemoved(f) => Fact::NodeRemoved {
             node: NodeName::new(f.node),
         },
-        Kind::RunnerPlaced(f) => Fact::RunnerPlaced(Box::new(runner_placed_back(f)?)),
+        Kind::RunnerPlaced(f) => Fact::RunnerPlaced(Arc::new(runner_placed_back(f)?)),
         Kind::RunnerRegistered(f) => Fact::RunnerRegistered {
             runner: RunnerName::new(f.runner),
             github_id: f.github_id,
@@ -568,7 +570,7 @@ fn runner_placed(placed: &RunnerPlaced) -> stored::RunnerPlaced {
         generation: Some(v::generation(placed.generation)),
         at_ms: placed.at,
         job: placed.job.map(|job| job.0),
-        repository: placed.repository.clone(),
+        repository: placed.repository.as_deref().map(text),
     }
 }
 
@@ -576,23 +578,25 @@ fn runner_placed_back(placed: stored::RunnerPlaced) -> Result<RunnerPlaced, Hole
     Ok(RunnerPlaced {
         runner: RunnerName::new(placed.runner),
         node: NodeName::new(placed.node),
-        pool: PoolName::new(placed.pool),
-        scope: v::scope_back(placed.scope)?,
-        credential: CredentialName::new(placed.credential),
-        labels: placed.labels,
+        spec: Arc::new(RunnerSpec {
+            pool: PoolName::new(placed.pool),
+            scope: v::scope_back(placed.scope)?,
+            credential: CredentialName::new(placed.credential),
+            labels: placed.labels,
+            image: placed.image,
+            profile: placed.profile,
+            network_mode: placed.network_mode,
+            platform: placed.platform,
+            runner_group: placed.runner_group,
+            idle_timeout_ms: placed.idle_timeout_ms,
+            lifetime_ms: placed.lifetime_ms,
+        }),
         resources: v::resources_back(placed.resources),
         gpu_uuids: placed.gpu_uuids,
-        image: placed.image,
-        profile: placed.profile,
-        network_mode: placed.network_mode,
-        platform: placed.platform,
-        runner_group: placed.runner_group,
-        idle_timeout_ms: placed.idle_timeout_ms,
-        lifetime_ms: placed.lifetime_ms,
         traceparent: placed.traceparent,
         generation: v::generation_back(placed.generation),
         at: placed.at_ms,
         job: placed.job.map(JobId),
-        repository: placed.repository,
+        repository: placed.repository.map(Into::into),
     })
 }

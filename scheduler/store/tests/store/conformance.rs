@@ -1,5 +1,7 @@
 //! One suite for every store.
 
+use std::sync::Arc;
+
 use scheduler_core::{
     fact::{Fact, RetireReason, StopReason},
     input::ObservedPhase,
@@ -80,7 +82,7 @@ fn commit_of(epoch: u64, facts: Vec<Fact>) -> Commit {
 
 fn learnt(id: u64, phase: JobPhase) -> Fact {
     Fact::JobLearnt {
-        job: Box::new(job(id, phase)),
+        job: Arc::new(job(id, phase)),
         at: 1,
     }
 }
@@ -317,7 +319,7 @@ async fn a_job_is_shown_through_its_life(store: &impl Store) {
     put(
         store,
         vec![Fact::JobLearnt {
-            job: Box::new(seen),
+            job: Arc::new(seen),
             at: 3_100,
         }],
     )
@@ -354,7 +356,7 @@ async fn a_runner_is_shown_through_its_life(store: &impl Store) {
     };
     put(
         store,
-        vec![Fact::RunnerPlaced(Box::new(placed(name, "n1", 100)))],
+        vec![Fact::RunnerPlaced(Arc::new(placed(name, "n1", 100)))],
     )
     .await;
     let row = stage().await;
@@ -422,7 +424,7 @@ async fn a_refused_removal_shows_the_runner_busy_again(store: &impl Store) {
     put(
         store,
         vec![
-            Fact::RunnerPlaced(Box::new(placed(name, "n1", 100))),
+            Fact::RunnerPlaced(Arc::new(placed(name, "n1", 100))),
             observed(name, ObservedPhase::Online, 110),
             Fact::RunnerStopping {
                 runner: RunnerName::new(name),
@@ -452,7 +454,7 @@ async fn a_refused_removal_shows_the_runner_busy_again(store: &impl Store) {
 
 async fn an_organisation_runner_takes_the_repository_of_its_job(store: &impl Store) {
     let mut there = placed("ls-f-1", "n1", 100);
-    there.scope = scheduler_core::model::Scope::Organization {
+    Arc::make_mut(&mut there.spec).scope = scheduler_core::model::Scope::Organization {
         login: "mona".into(),
     };
     there.repository = Some("mona/other".into());
@@ -462,7 +464,7 @@ async fn an_organisation_runner_takes_the_repository_of_its_job(store: &impl Sto
         ours: true,
         at: 150,
     };
-    put(store, vec![Fact::RunnerPlaced(Box::new(there))]).await;
+    put(store, vec![Fact::RunnerPlaced(Arc::new(there))]).await;
     put(store, vec![learnt(70, JobPhase::Queued), bound]).await;
     let of = async |repository: &str| {
         let query = RunnerQuery {
@@ -566,7 +568,7 @@ async fn runners_are_paged_newest_first(store: &impl Store) {
         .map(|n| {
             let node = if n % 5 == 0 { "n2" } else { "n1" };
             // Several of one moment, so that the name decides.
-            Fact::RunnerPlaced(Box::new(placed(&format!("ls-f-{n:02}"), node, n / 4)))
+            Fact::RunnerPlaced(Arc::new(placed(&format!("ls-f-{n:02}"), node, n / 4)))
         })
         .collect();
     facts.push(retired("ls-f-24", 1));
@@ -613,8 +615,8 @@ async fn runners_are_found_by_prefix(store: &impl Store) {
     put(
         store,
         vec![
-            Fact::RunnerPlaced(Box::new(placed("ls-f-aa", "n1", 1))),
-            Fact::RunnerPlaced(Box::new(placed("ls-f-ab", "n1", 2))),
+            Fact::RunnerPlaced(Arc::new(placed("ls-f-aa", "n1", 1))),
+            Fact::RunnerPlaced(Arc::new(placed("ls-f-ab", "n1", 2))),
             observed("ls-f-ab", ObservedPhase::Ready, 3),
         ],
     )
@@ -644,7 +646,7 @@ async fn runs_are_counted_per_repository(store: &impl Store) {
             learnt(20, JobPhase::Queued),
             learnt(21, JobPhase::Waiting),
             Fact::JobLearnt {
-                job: Box::new(other),
+                job: Arc::new(other),
                 at: 1,
             },
         ],
@@ -728,9 +730,9 @@ async fn retention_deletes_what_ended_and_nothing_else(store: &impl Store) {
                 learnt(3, JobPhase::Queued),
                 changed(2, JobPhase::Completed, None, 100),
                 changed(3, JobPhase::Completed, None, 5_000),
-                Fact::RunnerPlaced(Box::new(placed("ls-f-1", "n1", 1))),
-                Fact::RunnerPlaced(Box::new(placed("ls-f-2", "n1", 2))),
-                Fact::RunnerPlaced(Box::new(placed("ls-f-3", "n1", 3))),
+                Fact::RunnerPlaced(Arc::new(placed("ls-f-1", "n1", 1))),
+                Fact::RunnerPlaced(Arc::new(placed("ls-f-2", "n1", 2))),
+                Fact::RunnerPlaced(Arc::new(placed("ls-f-3", "n1", 3))),
                 retired("ls-f-2", 100),
                 retired("ls-f-3", 5_000),
             ],

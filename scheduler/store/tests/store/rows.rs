@@ -1,6 +1,8 @@
 //! The SQL merges rows exactly as the written rules do: the same random facts,
 //! in the same commits, give the same rows in both stores.
 
+use std::sync::Arc;
+
 use scheduler_core::{
     fact::{Fact, RetireReason, StopReason},
     input::ObservedPhase,
@@ -44,7 +46,7 @@ fn any_fact(dice: &mut Dice, at: u64) -> Fact {
             seen.started_at = dice.pick(&[None, Some(at)]);
             seen.completed_at = dice.pick(&[None, Some(at + 1)]);
             Fact::JobLearnt {
-                job: Box::new(seen),
+                job: Arc::new(seen),
                 at,
             }
         }
@@ -70,12 +72,12 @@ fn any_fact(dice: &mut Dice, at: u64) -> Fact {
         6 => {
             let mut there = placed(runner.as_str(), "n1", at);
             if dice.below(2) == 0 {
-                there.scope = Scope::Organization {
+                Arc::make_mut(&mut there.spec).scope = Scope::Organization {
                     login: "mona".into(),
                 };
                 there.repository = None;
             }
-            Fact::RunnerPlaced(Box::new(there))
+            Fact::RunnerPlaced(Arc::new(there))
         }
         7 => Fact::RunnerRegistered {
             runner,

@@ -1,9 +1,9 @@
 //! One of every fact, with every field set.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use scheduler_core::{
-    fact::{Fact, PoolOrigin, RetireReason, RunnerPlaced, StopReason},
+    fact::{Fact, PoolOrigin, RetireReason, RunnerPlaced, RunnerSpec, StopReason},
     input::{Defaults, Deregistration, JobSeen, ObservedPhase},
     model::{
         Admission, Capability, Conclusion, Condition, CredentialName, Exit, Generation, Gpu, JobId,
@@ -108,23 +108,25 @@ pub(crate) fn placed(name: &str, node: &str, at: u64) -> RunnerPlaced {
     RunnerPlaced {
         runner: RunnerName::new(name),
         node: NodeName::new(node),
-        pool: PoolName::new("default"),
-        scope: repository_scope(),
-        credential: CredentialName::new("default"),
-        labels: vec!["linux".into(), "self-hosted".into()],
+        spec: Arc::new(RunnerSpec {
+            pool: PoolName::new("default"),
+            scope: repository_scope(),
+            credential: CredentialName::new("default"),
+            labels: vec!["linux".into(), "self-hosted".into()],
+            image: "ghcr.io/actions/runner@sha256:1".into(),
+            profile: "strict".into(),
+            network_mode: "open".into(),
+            platform: "linux/amd64".into(),
+            runner_group: Some("builders".into()),
+            idle_timeout_ms: 300_000,
+            lifetime_ms: 22_500_000,
+        }),
         resources: Resources {
             cpu_millis: 2_000,
             memory_bytes: 4 << 30,
             gpus: 1,
         },
         gpu_uuids: vec!["GPU-1".into()],
-        image: "ghcr.io/actions/runner@sha256:1".into(),
-        profile: "strict".into(),
-        network_mode: "open".into(),
-        platform: "linux/amd64".into(),
-        runner_group: Some("builders".into()),
-        idle_timeout_ms: 300_000,
-        lifetime_ms: 22_500_000,
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         job: Some(JobId(70)),
         repository: Some("mona/web".into()),
@@ -218,7 +220,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
     let facts = vec![
         Fact::EpochRaised { epoch: 4 },
         Fact::JobLearnt {
-            job: Box::new(JobSeen {
+            job: Arc::new(JobSeen {
                 conclusion: Some(Conclusion::Other("startup_failure".into())),
                 runner_name: Some("somebody".into()),
                 runner_id: Some(1 << 40),
@@ -277,7 +279,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
             deadline: Some(1_600),
         },
         Fact::NodeRemoved { node: node.clone() },
-        Fact::RunnerPlaced(Box::new(placed("ls-f-1", "n1", 1_700))),
+        Fact::RunnerPlaced(Arc::new(placed("ls-f-1", "n1", 1_700))),
         Fact::RunnerRegistered {
             runner: runner.clone(),
             github_id: 1 << 41,

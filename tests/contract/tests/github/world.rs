@@ -199,7 +199,7 @@ impl Watching {
 
     pub(crate) async fn job(&mut self, id: u64) -> JobSeen {
         self.until(&format!("job {id}"), |input| match input {
-            Input::JobSeen(seen) if seen.id.0 == id => Some(*seen),
+            Input::JobSeen(seen) if seen.id.0 == id => Some((*seen).clone()),
             _ => None,
         })
         .await
