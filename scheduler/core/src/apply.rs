@@ -10,7 +10,7 @@ use crate::{
     feasible::PoolIx,
     fleet::{Fleet, NodeIx},
     input::{Defaults, Deregistration, JobSeen, ObservedPhase},
-    labels::Labels,
+    labels::{Bits, Labels},
     model::{
         Admission, Generation, JobId, JobPhase, NodeName, Placement, Pool, PoolName, Priority,
         Resources, RunnerName, RunnerPhase, Scope,
@@ -1253,6 +1253,7 @@ impl Fleet {
                 PoolPlan {
                     pool,
                     live: 0,
+                    shapes: Bits::default(),
                     image_rests,
                 }
             })

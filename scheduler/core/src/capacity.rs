@@ -3,13 +3,14 @@
 //! An entry exists exactly while the node takes new runners and at least one
 //! fits, so the first entry is the best fit and an absent one means full.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::{
     feasible::{Class, ClassIx, ClassKey, PoolIx, RequestIx, Shape, ShapeIx, fits, request},
     fleet::{Fleet, NodeIx},
     labels::{Bits, Labels, SignatureIx},
     model::{Placement, Pool, PoolName, Resources},
+    ordered::Ordered,
     state::Node,
 };
 
@@ -19,17 +20,17 @@ pub(crate) struct Capacity {
     by_key: BTreeMap<ClassKey, ClassIx>,
     pub(crate) requests: Vec<Resources>,
     /// `[class][request]`: (how many fit, node).
-    room: Vec<Vec<BTreeSet<(u32, NodeIx)>>>,
+    room: Vec<Vec<Ordered<(u32, NodeIx)>>>,
     /// `[request][class]`: the first of its room, the best fit.
     best: Vec<Vec<Option<(u32, NodeIx)>>>,
     /// Per request: classes with room.
     open: Vec<Bits>,
     /// `[request][class]`: shapes of this request that the class can carry.
-    carried: Vec<Vec<Vec<ShapeIx>>>,
-    /// Per shape: open classes that can carry it.
-    open_for: Vec<u32>,
-    /// Shapes that some node can take now.
-    pub(crate) roomy: Bits,
+    carried: Vec<Vec<Bits>>,
+    /// Shapes that some node can take now, unless `moved`.
+    roomy: Bits,
+    /// A class opened or closed since.
+    moved: bool,
     pub(crate) shapes: Vec<Shape>,
     by_shape: BTreeMap<(SignatureIx, PoolIx), ShapeIx>,
     /// In the order they are asked: precedence, then name.
@@ -42,6 +43,8 @@ pub(crate) struct Capacity {
 pub(crate) struct PoolPlan {
     pub(crate) pool: Pool,
     pub(crate) live: u32,
+    /// Shapes of its runners.
+    pub(crate) shapes: Bits,
     /// Its image rests everywhere.
     pub(crate) image_rests: bool,
 }
@@ -82,15 +85,16 @@ impl Capacity {
         let ix = self.classes.len() as ClassIx;
         self.by_key.insert(key.clone(), ix);
         self.classes.push(Class::new(key, labels));
-        self.room.push(vec![BTreeSet::new(); self.requests.len()]);
+        self.room
+            .push(vec![Ordered::default(); self.requests.len()]);
         self.best.iter_mut().for_each(|best| best.push(None));
         self.carried
             .iter_mut()
-            .for_each(|carried| carried.push(Vec::new()));
+            .for_each(|carried| carried.push(Bits::default()));
         for (at, shape) in self.shapes.iter_mut().enumerate() {
             let pool = &self.pools[shape.pool as usize].pool;
             if admit_class(shape, ix, &self.classes[ix as usize], labels, pool) {
-                self.carried[shape.request as usize][ix as usize].push(at as ShapeIx);
+                self.carried[shape.request as usize][ix as usize].insert(at as ShapeIx);
             }
         }
         ix
@@ -124,18 +128,14 @@ impl Capacity {
         let made = self.shapes.len() as ShapeIx;
         for (ix, class) in self.classes.iter().enumerate() {
             if admit_class(&mut shape, ix as ClassIx, class, labels, plan) {
-                self.carried[request as usize][ix].push(made);
+                self.carried[request as usize][ix].insert(made);
             }
         }
-        let open_for = shape.classes.both(&self.open[request as usize]).count() as u32;
-        self.open_for.push(open_for);
-        if open_for > 0 {
-            self.roomy.insert(made);
-        }
-        let ix = made;
-        self.by_shape.insert((signature, pool), ix);
+        self.moved = true;
+        self.by_shape.insert((signature, pool), made);
+        self.pools[pool as usize].shapes.insert(made);
         self.shapes.push(shape);
-        ix
+        made
     }
 
     pub(crate) fn has_any_room(&self) -> bool {
@@ -144,7 +144,30 @@ impl Capacity {
 
     /// Some node can take a runner of this shape now.
     pub(crate) fn has_room(&self, shape: ShapeIx) -> bool {
-        self.roomy.contains(shape)
+        let shape = &self.shapes[shape as usize];
+        shape.classes.meets(&self.open[shape.request as usize])
+    }
+
+    /// Brings `narrow` up to date with the rooms that opened or closed.
+    pub(crate) fn look(&mut self) {
+        if !std::mem::take(&mut self.moved) {
+            return;
+        }
+        self.roomy.clear();
+        for (carried, open) in self.carried.iter().zip(&self.open) {
+            for class in open.iter() {
+                self.roomy.add(&carried[class as usize]);
+            }
+        }
+    }
+
+    /// Leaves the shapes that some node and their pool can take now.
+    pub(crate) fn narrow(&self, shapes: &mut Bits) {
+        debug_assert!(!self.moved, "looked before");
+        shapes.keep(&self.roomy);
+        for plan in self.pools.iter().filter(|plan| !plan.has_room()) {
+            shapes.take_out(&plan.shapes);
+        }
     }
 
     /// The node that takes it: first tier first, then best fit or the emptiest.
@@ -162,7 +185,7 @@ impl Capacity {
                 Placement::Spread => classes
                     .filter_map(|class| {
                         let room = &self.room[class as usize][shape.request as usize];
-                        room.last().copied()
+                        room.last()
                     })
                     .max_by_key(|(fits, node)| (*fits, std::cmp::Reverse(*node))),
             }
@@ -186,7 +209,7 @@ impl Capacity {
             }
             let room = &mut self.room[node.class as usize][request];
             if before > 0 {
-                room.remove(&(before, ix));
+                room.remove((before, ix));
             }
             if now > 0 {
                 room.insert((now, ix));
@@ -195,10 +218,9 @@ impl Capacity {
         }
     }
 
-    /// The room of a class changed: its best fit, whether it is open, and which
-    /// shapes have somewhere to go.
+    /// The room of a class changed: its best fit, and whether it is open.
     fn note_first(&mut self, class: ClassIx, request: usize) {
-        let first = self.room[class as usize][request].first().copied();
+        let first = self.room[class as usize][request].first();
         let before = std::mem::replace(&mut self.best[request][class as usize], first);
         if before.is_some() == first.is_some() {
             return;
@@ -208,18 +230,7 @@ impl Capacity {
         } else {
             self.open[request].remove(class);
         }
-        for shape in &self.carried[request][class as usize] {
-            let open = &mut self.open_for[*shape as usize];
-            if first.is_some() {
-                *open += 1;
-                self.roomy.insert(*shape);
-            } else {
-                *open -= 1;
-                if *open == 0 {
-                    self.roomy.remove(*shape);
-                }
-            }
-        }
+        self.moved = true;
     }
 
     /// Takes the node out of every list, before it changes class or leaves.
@@ -229,13 +240,13 @@ impl Capacity {
             if before == 0 {
                 continue;
             }
-            self.room[node.class as usize][request].remove(&(before, ix));
+            self.room[node.class as usize][request].remove((before, ix));
             self.note_first(node.class, request);
         }
     }
 
     pub(crate) fn is_listed(&self, class: ClassIx, request: usize, fits: u32, ix: NodeIx) -> bool {
-        self.room[class as usize][request].contains(&(fits, ix))
+        self.room[class as usize][request].contains((fits, ix))
     }
 
     /// The kept room of shapes and best fits, computed anew: what differs.
@@ -246,15 +257,14 @@ impl Capacity {
             let open = shape
                 .classes
                 .both(&self.open[request])
-                .filter(|class| !self.room[*class as usize][request].is_empty())
-                .count() as u32;
-            if self.open_for[ix] != open || self.roomy.contains(ix as ShapeIx) != (open > 0) {
-                breaches.push(format!("shape {ix} is miscounted: {open} open classes"));
+                .any(|class| !self.room[class as usize][request].is_empty());
+            if !self.moved && self.roomy.contains(ix as ShapeIx) != open {
+                breaches.push(format!("shape {ix} is misjudged: room is {open}"));
             }
         }
         for (class, rooms) in self.room.iter().enumerate() {
             for (request, room) in rooms.iter().enumerate() {
-                if self.best[request][class] != room.first().copied()
+                if self.best[request][class] != room.first()
                     || self.open[request].contains(class as ClassIx) == room.is_empty()
                 {
                     breaches.push(format!("the best fit of class {class} is stale"));
@@ -265,7 +275,7 @@ impl Capacity {
     }
 
     pub(crate) fn listed(&self) -> usize {
-        self.room.iter().flatten().map(BTreeSet::len).sum()
+        self.room.iter().flatten().map(Ordered::len).sum()
     }
 }
 

@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
     sync::Arc,
 };
 
@@ -17,12 +16,14 @@ use crate::{
     feasible::{PoolIx, ShapeIx},
     labels::{Bits, SignatureIx},
     model::{CredentialName, JobId, Priority, Scope, UtcMillis},
+    ordered::Ordered,
     table::Table,
 };
 
 pub(crate) type UnitIx = u32;
 pub(crate) type GroupIx = u32;
 pub(crate) type LaneIx = u32;
+type LineIx = u32;
 pub(crate) type OwnerIx = u32;
 pub(crate) type TenantIx = u32;
 pub(crate) type ScopeIx = u32;
@@ -87,21 +88,21 @@ impl Account {
 pub(crate) struct Owner {
     pub(crate) account: Account,
     /// Its repositories with units listed in a band, by virtual time.
-    order: [BTreeSet<(u64, TenantIx)>; BANDS],
+    order: [Ordered<(u64, TenantIx)>; BANDS],
     /// Under which virtual time the fleet lists it.
     listed: [Option<u64>; BANDS],
-    /// Lanes in which it has units, by band.
-    lanes: [Bits; BANDS],
-    /// Lanes whose line rests until a runner of the owner ends.
-    parked: BTreeSet<(LaneIx, u8)>,
+    /// Doors before which it has units, by band.
+    doors: [Doors; BANDS],
+    /// Lines that rest until a runner of the owner ends.
+    parked: BTreeSet<(LineIx, u8)>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Tenant {
     pub(crate) account: Account,
     pub(crate) owner: OwnerIx,
-    /// Its listed units, oldest first, and their lanes.
-    units: [BTreeSet<(UtcMillis, UnitIx, LaneIx)>; BANDS],
+    /// Its listed units, oldest first, and the doors they wait at.
+    units: [Ordered<(UtcMillis, UnitIx, Door)>; BANDS],
     listed: [Option<u64>; BANDS],
     parked: BTreeSet<UnitIx>,
 }
@@ -112,7 +113,7 @@ pub(crate) struct ScopeEntry {
     pub(crate) resting: bool,
     parked: BTreeSet<UnitIx>,
     pub(crate) groups: Vec<GroupIx>,
-    surplus: BTreeSet<GroupIx>,
+    surplus: Ordered<GroupIx>,
     borrowing: bool,
 }
 
@@ -168,8 +169,10 @@ impl Group {
 pub(crate) struct Unit {
     pub(crate) group: GroupIx,
     pub(crate) tenant: TenantIx,
+    owner: OwnerIx,
+    line: LineIx,
     /// Oldest first.
-    pub(crate) jobs: BTreeSet<(UtcMillis, JobId)>,
+    pub(crate) jobs: Ordered<(UtcMillis, JobId)>,
     /// The job that the latest runner was placed in the name of. GitHub gives
     /// out jobs as it likes; this only keeps each job's trace its own.
     pub(crate) named: Option<(UtcMillis, JobId)>,
@@ -187,9 +190,9 @@ impl Unit {
     /// The oldest job in whose name no runner was placed yet; after the
     /// newest, the oldest again.
     pub(crate) fn next_job(&self) -> Option<(UtcMillis, JobId)> {
-        let after = |last| self.jobs.range((Bound::Excluded(last), Bound::Unbounded));
-        let fresh = self.named.and_then(|last| after(last).next());
-        fresh.or_else(|| self.jobs.first()).copied()
+        let after = |(since, JobId(id))| self.jobs.at_or_after((since, JobId(id + 1)));
+        let fresh = self.named.and_then(after);
+        fresh.or_else(|| self.jobs.first())
     }
 }
 
@@ -200,11 +203,54 @@ struct Place {
     since: UtcMillis,
 }
 
-#[derive(Debug, Default)]
+/// An owner's units in a lane.
+#[derive(Debug)]
 struct Line {
-    bands: [BTreeSet<(u64, UtcMillis, UnitIx)>; BANDS],
+    lane: LaneIx,
+    owner: OwnerIx,
+    door: Door,
+    base: u8,
+    bands: [Ordered<(u64, UtcMillis, UnitIx)>; BANDS],
     /// Under which virtual time the lane lists this owner.
     listed: [Option<u64>; BANDS],
+}
+
+/// What a unit waits for: room for a shape, and a credential that may register.
+/// There is one lane for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Door {
+    credential: CredentialIx,
+    shape: ShapeIx,
+}
+
+/// A set of doors: shapes, by credential.
+#[derive(Clone, Debug, Default)]
+struct Doors(Vec<Bits>);
+
+impl Doors {
+    fn insert(&mut self, door: Door) {
+        let at = door.credential as usize;
+        if self.0.len() <= at {
+            self.0.resize(at + 1, Bits::default());
+        }
+        self.0[at].insert(door.shape);
+    }
+
+    fn remove(&mut self, door: Door) {
+        if let Some(shapes) = self.0.get_mut(door.credential as usize) {
+            shapes.remove(door.shape);
+        }
+    }
+
+    fn contains(&self, door: Door) -> bool {
+        self.0
+            .get(door.credential as usize)
+            .is_some_and(|shapes| shapes.contains(door.shape))
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).any(|(a, b)| a.meets(b))
+    }
 }
 
 #[derive(Debug)]
@@ -213,8 +259,7 @@ pub(crate) struct Lane {
     pub(crate) shape: ShapeIx,
     /// 0 is the highest band: the base of the pool's priority.
     base: u8,
-    bands: [BTreeSet<(u64, OwnerIx)>; BANDS],
-    lines: BTreeMap<OwnerIx, Line>,
+    bands: [Ordered<(u64, OwnerIx, LineIx)>; BANDS],
     head: Option<Head>,
 }
 
@@ -250,8 +295,12 @@ pub(crate) struct Demand {
     pub(crate) units: Vec<Unit>,
     unit_ix: Table<(GroupIx, TenantIx), UnitIx>,
     pub(crate) lanes: Vec<Lane>,
+    lines: Vec<Line>,
+    line_ix: Table<(LaneIx, OwnerIx), LineIx>,
     /// Owners with units listed in a band, by virtual time.
-    order: [BTreeSet<(u64, OwnerIx)>; BANDS],
+    order: [Ordered<(u64, OwnerIx)>; BANDS],
+    /// Doors that are open now, while picking.
+    open: Doors,
     promotions: BTreeSet<(UtcMillis, UnitIx)>,
     pub(crate) routes: Table<Route, Option<UnitIx>>,
     pub(crate) floors: Vec<GroupIx>,
@@ -297,7 +346,7 @@ impl Demand {
             owner.parked.clear();
             owner.order = Default::default();
             owner.listed = Default::default();
-            owner.lanes = Default::default();
+            owner.doors = Default::default();
             owner.account.live = 0;
             owner.account.queued = 0;
         }
@@ -348,7 +397,7 @@ impl Demand {
             account: Account::new(folded.into()),
             order: Default::default(),
             listed: Default::default(),
-            lanes: Default::default(),
+            doors: Default::default(),
             parked: BTreeSet::new(),
         });
         self.owner_ix.insert(folded.to_owned(), ix);
@@ -371,7 +420,7 @@ impl Demand {
             resting: false,
             parked: BTreeSet::new(),
             groups: Vec::new(),
-            surplus: BTreeSet::new(),
+            surplus: Ordered::default(),
             borrowing: false,
         });
         self.scope_ix.insert(scope.clone(), ix);
@@ -440,7 +489,6 @@ impl Demand {
                 Priority::Low => 2,
             },
             bands: Default::default(),
-            lines: BTreeMap::new(),
             head: None,
         });
         self.credentials[credential as usize].lanes[shape as usize] = ix;
@@ -451,11 +499,16 @@ impl Demand {
         if let Some(known) = self.unit_ix.get(&(group, tenant)) {
             return *known;
         }
+        let lane = self.groups[group as usize].lane;
+        let owner = self.tenants[tenant as usize].owner;
+        let line = self.line(lane, owner);
         let ix = self.units.len() as UnitIx;
         self.units.push(Unit {
             group,
             tenant,
-            jobs: BTreeSet::new(),
+            owner,
+            line,
+            jobs: Ordered::default(),
             named: None,
             cover: 0,
             served_at: 0,
@@ -468,14 +521,34 @@ impl Demand {
         ix
     }
 
+    fn line(&mut self, lane: LaneIx, owner: OwnerIx) -> LineIx {
+        if let Some(known) = self.line_ix.get(&(lane, owner)) {
+            return *known;
+        }
+        let entry = &self.lanes[lane as usize];
+        let ix = self.lines.len() as LineIx;
+        self.lines.push(Line {
+            lane,
+            owner,
+            door: Door {
+                credential: entry.credential,
+                shape: entry.shape,
+            },
+            base: entry.base,
+            bands: Default::default(),
+            listed: Default::default(),
+        });
+        self.line_ix.insert((lane, owner), ix);
+        ix
+    }
+
     /// `woken`: the job is new to the queue, not merely listed again.
     pub(crate) fn add_job(&mut self, unit: UnitIx, job: (UtcMillis, JobId), woken: bool) {
         let entry = &mut self.units[unit as usize];
         if !entry.jobs.insert(job) {
             return;
         }
-        let (group, tenant) = (entry.group, entry.tenant);
-        let owner = self.tenants[tenant as usize].owner;
+        let (group, tenant, owner) = (entry.group, entry.tenant, entry.owner);
         let owner_entry = &mut self.owners[owner as usize].account;
         owner_entry.queued += 1;
         if woken && owner_entry.queued == 1 {
@@ -494,11 +567,10 @@ impl Demand {
 
     pub(crate) fn remove_job(&mut self, unit: UnitIx, job: (UtcMillis, JobId)) {
         let entry = &mut self.units[unit as usize];
-        if !entry.jobs.remove(&job) {
+        if !entry.jobs.remove(job) {
             return;
         }
-        let (group, tenant) = (entry.group, entry.tenant);
-        let owner = self.tenants[tenant as usize].owner;
+        let (group, tenant, owner) = (entry.group, entry.tenant, entry.owner);
         self.owners[owner as usize].account.queued -= 1;
         self.tenants[tenant as usize].account.queued -= 1;
         self.groups[group as usize].runnable -= 1;
@@ -537,8 +609,9 @@ impl Demand {
         if let Some(unit) = unit {
             let entry = &mut self.units[unit as usize];
             entry.served_at = at;
-            entry.boost = 0;
-            self.settle(unit);
+            if std::mem::take(&mut entry.boost) > 0 {
+                self.settle(unit);
+            }
         }
         self.charge(tenant);
         self.add_live(tenant);
@@ -588,8 +661,8 @@ impl Demand {
         }
         let parked = std::mem::take(&mut self.owners[owner as usize].parked);
         let time = self.owners[owner as usize].account.virtual_time;
-        for (lane, band) in parked {
-            self.list_owner(lane, owner, band, time);
+        for (line, band) in parked {
+            self.list_owner(line, band, time);
         }
     }
 
@@ -612,29 +685,29 @@ impl Demand {
     /// Lists the unit in its lane exactly while it waits for a runner.
     fn settle(&mut self, unit: UnitIx) {
         let entry = &self.units[unit as usize];
-        let wanted = (!entry.parked && entry.jobs.len() > entry.cover as usize)
-            .then(|| entry.jobs.first())
-            .flatten()
-            .map(|(since, _)| *since);
-        let lane = self.groups[entry.group as usize].lane;
-        let tenant = &self.tenants[entry.tenant as usize];
-        let place = wanted.map(|since| Place {
-            band: self.lanes[lane as usize].base.saturating_sub(entry.boost),
-            virtual_time: entry
-                .at
-                .map_or(tenant.account.virtual_time, |at| at.virtual_time),
-            since,
-        });
+        let waits = !entry.parked && entry.jobs.len() > entry.cover as usize;
+        let place = match entry.jobs.first() {
+            Some((since, _)) if waits => Some(Place {
+                band: self.lines[entry.line as usize]
+                    .base
+                    .saturating_sub(entry.boost),
+                virtual_time: entry.at.map_or_else(
+                    || self.tenants[entry.tenant as usize].account.virtual_time,
+                    |at| at.virtual_time,
+                ),
+                since,
+            }),
+            _ => None,
+        };
         if entry.at == place {
             return;
         }
-        let owner = tenant.owner;
         if let Some(old) = entry.at {
-            self.unlist(lane, owner, unit, old);
+            self.unlist(unit, old);
         }
         self.units[unit as usize].at = place;
         if let Some(new) = place {
-            self.list(lane, owner, unit, new);
+            self.list(unit, new);
             if new.band > 0 && self.ageing_ms > 0 {
                 self.watch_age(unit, new.since);
             }
@@ -684,18 +757,18 @@ impl Demand {
         self.promotions.first().map(|(due, _)| *due)
     }
 
-    fn list(&mut self, lane: LaneIx, owner: OwnerIx, unit: UnitIx, place: Place) {
-        let time = self.owners[owner as usize].account.virtual_time;
-        let line = self.lanes[lane as usize].lines.entry(owner).or_default();
-        line.bands[place.band as usize].insert((place.virtual_time, place.since, unit));
-        self.lanes[lane as usize].head = None;
-        self.list_owner(lane, owner, place.band, time);
+    fn list(&mut self, unit: UnitIx, place: Place) {
+        let entry = &self.units[unit as usize];
+        let (line_ix, tenant_ix, owner) = (entry.line, entry.tenant, entry.owner);
         let band = place.band as usize;
-        let tenant_ix = self.units[unit as usize].tenant;
-        let tenant = &mut self.tenants[tenant_ix as usize];
+        let line = &mut self.lines[line_ix as usize];
+        line.bands[band].insert((place.virtual_time, place.since, unit));
+        let door = line.door;
         let owner_entry = &mut self.owners[owner as usize];
-        owner_entry.lanes[band].insert(lane);
-        tenant.units[band].insert((place.since, unit, lane));
+        let time = owner_entry.account.virtual_time;
+        let tenant = &mut self.tenants[tenant_ix as usize];
+        owner_entry.doors[band].insert(door);
+        tenant.units[band].insert((place.since, unit, door));
         if tenant.listed[band].is_none() {
             tenant.listed[band] = Some(tenant.account.virtual_time);
             owner_entry.order[band].insert((tenant.account.virtual_time, tenant_ix));
@@ -704,63 +777,61 @@ impl Demand {
             owner_entry.listed[band] = Some(time);
             self.order[band].insert((time, owner));
         }
+        self.list_owner(line_ix, place.band, time);
     }
 
-    fn list_owner(&mut self, lane: LaneIx, owner: OwnerIx, band: u8, time: u64) {
-        let entry = &mut self.lanes[lane as usize];
-        let Some(line) = entry.lines.get_mut(&owner) else {
-            return;
-        };
-        if line.bands[band as usize].is_empty() {
+    fn list_owner(&mut self, line_ix: LineIx, band: u8, time: u64) {
+        let band = band as usize;
+        let line = &mut self.lines[line_ix as usize];
+        if line.bands[band].is_empty() {
             return;
         }
-        if line.listed[band as usize].is_none() {
-            line.listed[band as usize] = Some(time);
-            entry.bands[band as usize].insert((time, owner));
-            entry.head = None;
+        let lane = &mut self.lanes[line.lane as usize];
+        lane.head = None;
+        if line.listed[band].is_none() {
+            line.listed[band] = Some(time);
+            lane.bands[band].insert((time, line.owner, line_ix));
         }
-        let (credential, shape) = (entry.credential, entry.shape);
-        self.credentials[credential as usize].live.insert(shape);
+        self.credentials[line.door.credential as usize]
+            .live
+            .insert(line.door.shape);
     }
 
-    fn unlist(&mut self, lane: LaneIx, owner: OwnerIx, unit: UnitIx, place: Place) {
-        let entry = &mut self.lanes[lane as usize];
-        let Some(line) = entry.lines.get_mut(&owner) else {
-            return;
-        };
+    fn unlist(&mut self, unit: UnitIx, place: Place) {
+        let entry = &self.units[unit as usize];
+        let (line_ix, tenant_ix, owner) = (entry.line, entry.tenant, entry.owner);
         let band = place.band as usize;
-        line.bands[band].remove(&(place.virtual_time, place.since, unit));
-        let tenant_ix = self.units[unit as usize].tenant;
+        let line = &mut self.lines[line_ix as usize];
+        line.bands[band].remove((place.virtual_time, place.since, unit));
+        let (lane_ix, door) = (line.lane, line.door);
+        let lane = &mut self.lanes[lane_ix as usize];
         let tenant = &mut self.tenants[tenant_ix as usize];
         let owner_entry = &mut self.owners[owner as usize];
-        tenant.units[band].remove(&(place.since, unit, lane));
+        tenant.units[band].remove((place.since, unit, door));
         if tenant.units[band].is_empty()
             && let Some(time) = tenant.listed[band].take()
         {
-            owner_entry.order[band].remove(&(time, tenant_ix));
+            owner_entry.order[band].remove((time, tenant_ix));
         }
         if owner_entry.order[band].is_empty()
             && let Some(time) = owner_entry.listed[band].take()
         {
-            self.order[band].remove(&(time, owner));
+            self.order[band].remove((time, owner));
         }
         if line.bands[band].is_empty() {
-            owner_entry.lanes[band].remove(lane);
+            owner_entry.doors[band].remove(door);
             if let Some(time) = line.listed[band].take() {
-                entry.bands[band].remove(&(time, owner));
-            }
-            if line.bands.iter().all(BTreeSet::is_empty) {
-                entry.lines.remove(&owner);
+                lane.bands[band].remove((time, owner, line_ix));
             }
         }
-        entry.head = None;
-        self.close_if_empty(lane);
+        lane.head = None;
+        self.close_if_empty(lane_ix);
     }
 
     /// A lane without anybody listed is not looked at.
     fn close_if_empty(&mut self, lane: LaneIx) {
         let entry = &self.lanes[lane as usize];
-        if entry.bands.iter().all(BTreeSet::is_empty) {
+        if entry.bands.iter().all(Ordered::is_empty) {
             self.credentials[entry.credential as usize]
                 .live
                 .remove(entry.shape);
@@ -776,8 +847,8 @@ impl Demand {
         let scope_entry = &mut self.scopes[scope as usize];
         if surplus {
             scope_entry.surplus.insert(group);
-        } else {
-            scope_entry.surplus.remove(&group);
+        } else if !scope_entry.surplus.is_empty() {
+            scope_entry.surplus.remove(group);
         }
         if scope_entry.borrowing || (!scope_entry.surplus.is_empty()) {
             self.needs_lending(scope);
@@ -806,11 +877,7 @@ impl Demand {
                 self.groups[*group as usize].borrowed = 0;
             }
             let mut borrowing = false;
-            let lenders: Vec<GroupIx> = self.scopes[scope as usize]
-                .surplus
-                .iter()
-                .copied()
-                .collect();
+            let lenders: Vec<GroupIx> = self.scopes[scope as usize].surplus.iter().collect();
             for lender in lenders {
                 let mut left = self.groups[lender as usize].surplus();
                 for borrower in &members {
@@ -844,43 +911,41 @@ impl Demand {
     ///
     /// Few open lanes are compared by their heads. With many, nearly all have the
     /// same owner first, so owners are walked in order instead.
-    /// `room`: shapes that some node can take. `possible`: their pool has room too.
-    pub(crate) fn pick(
-        &mut self,
-        room: &Bits,
-        possible: impl Fn(ShapeIx) -> bool,
-    ) -> Option<UnitIx> {
-        let mut open = Bits::default();
-        let mut few = Vec::with_capacity(FEW_LANES);
+    /// `narrow` leaves of a set of shapes those that some node and their pool can take.
+    pub(crate) fn pick(&mut self, narrow: impl Fn(&mut Bits)) -> Option<UnitIx> {
+        let mut open = std::mem::take(&mut self.open);
+        open.0.resize(self.credentials.len(), Bits::default());
         let mut count = 0;
-        for credential in &self.credentials {
-            if credential.available == 0 {
-                continue;
-            }
-            for shape in credential.live.both(room) {
-                if possible(shape) {
-                    let lane = credential.lanes[shape as usize];
-                    open.insert(lane);
-                    count += 1;
-                    if few.len() < FEW_LANES {
-                        few.push(lane);
-                    }
-                }
+        for (credential, shapes) in self.credentials.iter().zip(&mut open.0) {
+            shapes.clear();
+            if credential.available > 0 {
+                shapes.copy_from(&credential.live);
+                narrow(shapes);
+                count += shapes.count();
             }
         }
-        if count == 0 {
-            return None;
+        let mut few = [NO_LANE; FEW_LANES];
+        if count <= FEW_LANES {
+            let credentials = self.credentials.iter().zip(&open.0);
+            let lanes = credentials.flat_map(|(credential, shapes)| {
+                let lane = |shape| credential.lanes[shape as usize];
+                shapes.iter().map(lane)
+            });
+            few.iter_mut().zip(lanes).for_each(|(at, lane)| *at = lane);
         }
-        loop {
-            let unit = if count <= FEW_LANES {
-                self.first_of(&few)?
-            } else {
-                self.first_in(&open)?
+        let picked = loop {
+            let first = match count {
+                0 => None,
+                1..=FEW_LANES => self.first_of(&few[..count]),
+                _ => self.first_in(&open),
             };
-            if !self.park_if_blocked(unit) {
-                return Some(unit);
+            match first {
+                Some(unit) if self.park_if_blocked(unit) => {}
+                found => break found,
             }
-        }
+        };
+        self.open = open;
+        picked
     }
 
     fn first_of(&mut self, lanes: &[LaneIx]) -> Option<UnitIx> {
@@ -903,20 +968,20 @@ impl Demand {
         best.map(|(_, unit)| unit)
     }
 
-    fn first_in(&mut self, open: &Bits) -> Option<UnitIx> {
+    fn first_in(&mut self, open: &Doors) -> Option<UnitIx> {
         for band in 0..BANDS {
             let mut from = (0, 0);
-            while let Some((stored, owner)) = self.order[band].range(from..).next().copied() {
+            while let Some((stored, owner)) = self.order[band].at_or_after(from) {
                 from = (stored, owner + 1);
                 let entry = &mut self.owners[owner as usize];
                 let time = entry.account.virtual_time;
                 if time != stored {
                     entry.listed[band] = Some(time);
-                    self.order[band].remove(&(stored, owner));
+                    self.order[band].remove((stored, owner));
                     self.order[band].insert((time, owner));
                     continue;
                 }
-                if entry.account.is_full() || !entry.lanes[band].meets(open) {
+                if entry.account.is_full() || !entry.doors[band].meets(open) {
                     continue;
                 }
                 if let Some(unit) = self.first_of_owner(owner, band, open) {
@@ -927,19 +992,19 @@ impl Demand {
         None
     }
 
-    fn first_of_owner(&mut self, owner: OwnerIx, band: usize, open: &Bits) -> Option<UnitIx> {
+    fn first_of_owner(&mut self, owner: OwnerIx, band: usize, open: &Doors) -> Option<UnitIx> {
         let Self {
             owners, tenants, ..
         } = self;
         let order = &mut owners[owner as usize].order[band];
         let mut from = (0, 0);
-        while let Some((stored, tenant)) = order.range(from..).next().copied() {
+        while let Some((stored, tenant)) = order.at_or_after(from) {
             from = (stored, tenant + 1);
             let entry = &mut tenants[tenant as usize];
             let time = entry.account.virtual_time;
             if time != stored {
                 entry.listed[band] = Some(time);
-                order.remove(&(stored, tenant));
+                order.remove((stored, tenant));
                 order.insert((time, tenant));
                 continue;
             }
@@ -948,9 +1013,9 @@ impl Demand {
             }
             let found = entry.units[band]
                 .iter()
-                .find(|(_, _, lane)| open.contains(*lane));
+                .find(|(_, _, door)| open.contains(*door));
             if let Some((_, unit, _)) = found {
-                return Some(*unit);
+                return Some(unit);
             }
         }
         None
@@ -959,24 +1024,23 @@ impl Demand {
     /// Takes a unit out of its lane while something other than capacity holds it.
     fn park_if_blocked(&mut self, unit: UnitIx) -> bool {
         let entry = &self.units[unit as usize];
-        let (group, tenant) = (entry.group, entry.tenant);
-        let owner = self.tenants[tenant as usize].owner;
+        let (group, tenant, owner) = (entry.group, entry.tenant, entry.owner);
         let scope = self.groups[group as usize].scope;
         if self.owners[owner as usize].account.is_full() {
             let Some(place) = entry.at else {
                 return false;
             };
-            let lane = self.groups[group as usize].lane;
+            let line_ix = entry.line;
+            let line = &mut self.lines[line_ix as usize];
+            let lane = line.lane;
             let lane_entry = &mut self.lanes[lane as usize];
-            if let Some(line) = lane_entry.lines.get_mut(&owner)
-                && let Some(time) = line.listed[place.band as usize].take()
-            {
-                lane_entry.bands[place.band as usize].remove(&(time, owner));
+            if let Some(time) = line.listed[place.band as usize].take() {
+                lane_entry.bands[place.band as usize].remove((time, owner, line_ix));
             }
             lane_entry.head = None;
             self.owners[owner as usize]
                 .parked
-                .insert((lane, place.band));
+                .insert((line_ix, place.band));
             self.close_if_empty(lane);
             return true;
         }
@@ -1004,6 +1068,7 @@ impl Demand {
         }
         let Self {
             lanes,
+            lines,
             owners,
             tenants,
             units,
@@ -1012,20 +1077,17 @@ impl Demand {
         let entry = &mut lanes[lane as usize];
         entry.head = None;
         for band in 0..BANDS {
-            while let Some((stored, owner)) = entry.bands[band].first().copied() {
+            while let Some((stored, owner, line_ix)) = entry.bands[band].first() {
                 let time = owners[owner as usize].account.virtual_time;
-                let line = entry
-                    .lines
-                    .get_mut(&owner)
-                    .expect("a listed owner has a line");
+                let line = &mut lines[line_ix as usize];
                 if time != stored {
-                    entry.bands[band].pop_first();
-                    entry.bands[band].insert((time, owner));
+                    entry.bands[band].remove((stored, owner, line_ix));
+                    entry.bands[band].insert((time, owner, line_ix));
                     line.listed[band] = Some(time);
                     continue;
                 }
                 let (tenant, unit, since) = loop {
-                    let (stored, since, unit) = *line.bands[band]
+                    let (stored, since, unit) = line.bands[band]
                         .first()
                         .expect("a listed owner has a unit in the band");
                     let tenant = units[unit as usize].tenant;
@@ -1033,7 +1095,7 @@ impl Demand {
                     if time == stored {
                         break (tenant, unit, since);
                     }
-                    line.bands[band].pop_first();
+                    line.bands[band].remove((stored, since, unit));
                     line.bands[band].insert((time, since, unit));
                     if let Some(at) = &mut units[unit as usize].at {
                         at.virtual_time = time;
@@ -1046,8 +1108,8 @@ impl Demand {
                     tenant,
                     unit,
                     since,
-                    owner_limit: limit(entry.bands[band].iter().nth(1).map(|(time, _)| *time)),
-                    tenant_limit: limit(line.bands[band].iter().nth(1).map(|(time, ..)| *time)),
+                    owner_limit: limit(entry.bands[band].second().map(|(time, ..)| time)),
+                    tenant_limit: limit(line.bands[band].second().map(|(time, ..)| time)),
                 };
                 entry.head = Some(head);
                 return Some(head);

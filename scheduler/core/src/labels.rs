@@ -40,6 +40,45 @@ impl Bits {
             .all(|(at, word)| word & !other.0.get(at).copied().unwrap_or(0) == 0)
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.0.fill(0);
+    }
+
+    /// Keeps its own length: a set that only grows is never allocated anew.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        let (here, beyond) = self.0.split_at_mut(other.0.len());
+        here.copy_from_slice(&other.0);
+        beyond.fill(0);
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        self.0.iter_mut().zip(&other.0).for_each(|(a, b)| *a |= b);
+    }
+
+    pub(crate) fn keep(&mut self, other: &Self) {
+        let beyond = other.0.len().min(self.0.len());
+        self.0[beyond..].fill(0);
+        self.0.iter_mut().zip(&other.0).for_each(|(a, b)| *a &= b);
+    }
+
+    pub(crate) fn take_out(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(a, b)| *a &= !b);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.both(self)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
     }

@@ -25,6 +25,7 @@ pub mod input;
 mod invariants;
 mod labels;
 pub mod model;
+mod ordered;
 mod owed;
 mod place;
 mod reconcile;

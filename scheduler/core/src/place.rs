@@ -37,11 +37,9 @@ impl Fleet {
             self.demand.credentials[ix].available = available;
         }
         while self.may_place() {
+            self.capacity.look();
             let capacity = &self.capacity;
-            let picked = self.demand.pick(&capacity.roomy, |shape| {
-                capacity.pools[capacity.shapes[shape as usize].pool as usize].has_room()
-            });
-            let Some(ix) = picked else {
+            let Some(ix) = self.demand.pick(|shapes| capacity.narrow(shapes)) else {
                 break;
             };
             let unit = &self.demand.units[ix as usize];
