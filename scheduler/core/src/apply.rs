@@ -517,8 +517,7 @@ impl Fleet {
         if runner.job != Some(id) {
             return;
         }
-        let taker = job.seen.repository.full_name().to_lowercase();
-        let taker = self.demand.tenant(&taker);
+        let taker = self.demand.tenant_of(&job.seen.repository);
         if runner.charged == Some(taker) {
             return;
         }
@@ -643,10 +642,8 @@ impl Fleet {
             return;
         };
         let charged = runner.charged;
-        let taker = self.jobs.get(&id).map(|job| {
-            let name = job.seen.repository.full_name().to_lowercase();
-            self.demand.tenant(&name)
-        });
+        let job = self.jobs.get(&id);
+        let taker = job.map(|job| self.demand.tenant_of(&job.seen.repository));
         self.change_runner(name, true, |runner| {
             runner.job = Some(id);
             if runner.stops_softly() {
@@ -692,6 +689,7 @@ impl Fleet {
             leases: Default::default(),
             class: 0,
             fits: Vec::new(),
+            slots: Vec::new(),
             soft: NodeSoft::default(),
         };
         let free = self.nodes.iter().position(Option::is_none);
@@ -760,7 +758,7 @@ impl Fleet {
         self.nodes_by_name.remove(name);
         self.node_ixs.remove(name);
         self.nodes[ix as usize] = None;
-        self.owed.settle_intent(name, None);
+        self.owed.settle_intent(ix, None);
         self.images.retain(|(_, at), _| at.as_ref() != Some(name));
     }
 
@@ -847,24 +845,24 @@ impl Fleet {
         }
         self.relist(ix);
         self.owe_intent(ix);
-        self.runners.insert(placed.runner.clone(), runner);
-        self.attach_runner(&placed.runner, stand);
-        let runner = &self.runners[&placed.runner];
-        let (unit, charged) = (runner.cover, runner.charged);
-        if let Some(tenant) = charged {
-            self.demand.serve(unit, tenant, placed.at);
+        let slot = self.runners.add(placed.runner.clone(), runner);
+        if let Some(node) = &mut self.nodes[ix as usize] {
+            node.slots.push(slot);
         }
-        self.recount(&placed.runner);
-        self.owe_registration(&placed.runner);
-        self.touch_runner(&placed.runner);
+        self.attach_runner(slot, stand);
+        if let Some((_, runner)) = self.runners.at(slot)
+            && let Some(tenant) = runner.charged
+        {
+            self.demand.serve(runner.cover, tenant, placed.at);
+        }
+        self.recount_at(slot);
+        self.owe_registration_at(slot);
+        self.timers.touch(Often::Runner(slot));
     }
 
     /// Finds the demand a runner stands for, and counts it in its pool and among
     /// the reservations. Not supply yet.
-    fn attach_runner(&mut self, name: &RunnerName, stand: Option<Stand>) {
-        let Some(slot) = self.runners.slot(name) else {
-            return;
-        };
+    fn attach_runner(&mut self, slot: Slot, stand: Option<Stand>) {
         let stand = match stand {
             Some(known) => {
                 debug_assert_eq!(Some(known), self.stand_of(slot));
@@ -932,7 +930,13 @@ impl Fleet {
 
     /// Counts the runner as supply exactly while it is.
     pub(crate) fn recount(&mut self, name: &RunnerName) {
-        let Some(runner) = self.runners.get(name) else {
+        if let Some(slot) = self.runners.slot(name) {
+            self.recount_at(slot);
+        }
+    }
+
+    pub(crate) fn recount_at(&mut self, slot: Slot) {
+        let Some((_, runner)) = self.runners.at(slot) else {
             return;
         };
         let reachable = self.node_of(runner).is_some_and(Node::is_reachable);
@@ -946,7 +950,7 @@ impl Fleet {
         } else {
             self.demand.remove_supply(group, cover);
         }
-        if let Some(runner) = self.runners.get_mut(name) {
+        if let Some(runner) = self.runners.at_mut(slot) {
             runner.counted = counts;
         }
     }
@@ -1030,19 +1034,17 @@ impl Fleet {
 
     fn apply_retired(&mut self, name: &RunnerName, deregister: bool, at: u64) {
         self.ensure_index();
-        let Some(runner) = self.runners.get(name) else {
+        let Some(slot) = self.runners.slot(name) else {
             return;
         };
-        let awaited = runner.awaits_registration();
-        if runner.counted {
-            let (group, cover) = (runner.group, runner.cover);
-            self.demand.remove_supply(group, cover);
-        }
         let Some(runner) = self.runners.remove(name) else {
             return;
         };
-        let credential = self.demand.credential(&runner.placed.credential);
-        if awaited {
+        if runner.counted {
+            self.demand.remove_supply(runner.group, runner.cover);
+        }
+        if runner.awaits_registration() {
+            let credential = self.demand.credential(&runner.placed.credential);
             self.demand.credentials[credential as usize].reserved -= 1;
         }
         if let Some(tenant) = runner.charged {
@@ -1055,6 +1057,7 @@ impl Fleet {
         let mut exact = true;
         if let Some(node) = &mut self.nodes[ix as usize] {
             node.runners.remove(name);
+            node.slots.retain(|known| *known != slot);
             for uuid in &runner.placed.gpu_uuids {
                 node.leases.remove(uuid);
             }
@@ -1076,13 +1079,9 @@ impl Fleet {
                 },
             );
         }
-        self.soft.graves.insert(
-            name.clone(),
-            (
-                runner.placed.scope.clone(),
-                runner.placed.credential.clone(),
-            ),
-        );
+        self.soft
+            .graves
+            .insert(name.clone(), Arc::clone(&runner.placed.spec));
         self.soft.grave_order.push_back(name.clone());
         if self.soft.grave_order.len() > GRAVES_KEPT
             && let Some(oldest) = self.soft.grave_order.pop_front()
@@ -1090,7 +1089,9 @@ impl Fleet {
             self.soft.graves.remove(&oldest);
         }
         self.unowe_registration(name, &runner);
-        self.owe_deregistration(name);
+        if deregister || !self.orphans.is_empty() || self.owed.deregisters() {
+            self.owe_deregistration(name);
+        }
     }
 
     // Settings.
@@ -1200,14 +1201,13 @@ impl Fleet {
         let names: Vec<RunnerName> = self.runners.keys().cloned().collect();
         for name in names {
             let charged = self.runners[&name].charged;
-            self.attach_runner(&name, None);
+            if let Some(slot) = self.runners.slot(&name) {
+                self.attach_runner(slot, None);
+            }
             if let Some(runner) = self.runners.get_mut(&name) {
                 // Who pays was settled when GitHub named the job.
                 runner.charged = match runner.job.and_then(|id| self.jobs.get(&id)) {
-                    Some(job) => {
-                        let name = job.seen.repository.full_name().to_lowercase();
-                        Some(self.demand.tenant(&name))
-                    }
+                    Some(job) => Some(self.demand.tenant_of(&job.seen.repository)),
                     None => charged.or(runner.charged),
                 };
                 if let Some(tenant) = runner.charged {
@@ -1360,10 +1360,9 @@ fn unit_for(
     seen: &JobSeen,
 ) -> Option<UnitIx> {
     let signature = labels.signature(&seen.labels)?;
-    let name = seen.repository.full_name().to_lowercase();
     let source = source(&seen.origin, &seen.repository);
     let route = Route {
-        tenant: demand.tenant(&name),
+        tenant: demand.tenant_of(&seen.repository),
         signature,
         scope: demand.scope(&seen.scope),
         credential: demand.credential(&seen.credential),

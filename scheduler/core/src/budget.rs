@@ -75,12 +75,12 @@ impl Fleet {
             return;
         }
         // The answer came after the end: the registration stands without a runner.
-        if let Some((scope, credential)) = self.soft.graves.get(name).cloned() {
+        if let Some(spec) = self.soft.graves.get(name) {
             self.emit(
                 Fact::OrphanSeen {
                     runner: name.clone(),
-                    scope,
-                    credential,
+                    scope: spec.scope.clone(),
+                    credential: spec.credential.clone(),
                     github_id,
                     at: now.utc,
                 },

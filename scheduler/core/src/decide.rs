@@ -171,7 +171,7 @@ impl Fleet {
             return;
         }
         let runner = RunnerName::new(name);
-        let ours = name.starts_with(&self.name_prefix());
+        let ours = name.starts_with(self.name_prefix());
         self.emit(
             Fact::JobBound {
                 job: id,

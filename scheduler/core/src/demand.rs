@@ -15,7 +15,7 @@ use crate::{
     fact::RunnerSpec,
     feasible::{PoolIx, ShapeIx},
     labels::{Bits, SignatureIx},
-    model::{CredentialName, JobId, Priority, Scope, UtcMillis},
+    model::{CredentialName, JobId, Priority, Repository, Scope, UtcMillis},
     ordered::Ordered,
     table::Table,
 };
@@ -299,6 +299,8 @@ pub(crate) struct Demand {
     line_ix: Table<(LaneIx, OwnerIx), LineIx>,
     /// Owners with units listed in a band, by virtual time.
     order: [Ordered<(u64, OwnerIx)>; BANDS],
+    /// A repository's name while it is looked up.
+    name: String,
     /// Doors that are open now, while picking.
     open: Doors,
     promotions: BTreeSet<(UtcMillis, UnitIx)>,
@@ -385,6 +387,15 @@ impl Demand {
             parked: BTreeSet::new(),
         });
         self.tenant_ix.insert(folded.to_owned(), ix);
+        ix
+    }
+
+    /// The repository's, found without making its name anew.
+    pub(crate) fn tenant_of(&mut self, repository: &Repository) -> TenantIx {
+        let mut name = std::mem::take(&mut self.name);
+        repository.fold_into(&mut name);
+        let ix = self.tenant(&name);
+        self.name = name;
         ix
     }
 

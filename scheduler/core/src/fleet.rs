@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use crate::{
     effect::{Desired, Effect, NodeIntent, RunnerIntent},
     entropy::Entropy,
     explain::Explanation,
-    fact::Fact,
+    fact::{Fact, RunnerSpec},
     input::{DEFAULT_IMAGE, Defaults, Input},
     labels::Labels,
     model::{
@@ -34,6 +35,8 @@ pub(crate) type NodeIx = u32;
 #[derive(Debug)]
 pub struct Fleet {
     pub(crate) fleet_id: String,
+    /// What the names of its runners begin with.
+    prefix: String,
     pub(crate) epoch: u64,
     pub(crate) defaults: Defaults,
     pub(crate) autoscaler: Autoscaler,
@@ -81,7 +84,7 @@ pub(crate) struct Soft {
     /// Origins of runs whose jobs did not arrive yet, oldest first.
     pub(crate) origins: BTreeMap<u64, Origin>,
     /// Runners over lately, for answers that arrive after their end.
-    pub(crate) graves: Table<RunnerName, (Scope, CredentialName)>,
+    pub(crate) graves: Table<RunnerName, Arc<RunnerSpec>>,
     pub(crate) grave_order: VecDeque<RunnerName>,
     /// Runners over after a job that GitHub has not named yet.
     pub(crate) spent: BTreeMap<RunnerName, Spent>,
@@ -115,8 +118,10 @@ impl Fleet {
     /// An empty fleet. `fleet_id` is made once, stored by the shell, and part of
     /// every runner's name.
     pub fn new(fleet_id: impl Into<String>) -> Self {
+        let fleet_id = fleet_id.into();
         let mut fleet = Self {
-            fleet_id: fleet_id.into(),
+            prefix: format!("ls-{fleet_id}-"),
+            fleet_id,
             epoch: 0,
             defaults: Defaults::default(),
             autoscaler: Autoscaler::default(),
@@ -152,7 +157,8 @@ impl Fleet {
     /// Takes a batch of inputs, decides, applies what it decided to itself and
     /// returns it for the store. Reports and other inputs come before timers.
     pub fn step(&mut self, now: Now, entropy: &mut Entropy, inputs: &[Input]) -> Vec<Fact> {
-        let mut facts = Vec::new();
+        // An input leads to a fact or two as a rule.
+        let mut facts = Vec::with_capacity(2 * inputs.len());
         self.notice_time(now);
         for input in inputs {
             self.take(now, entropy, input, &mut facts);
@@ -436,8 +442,8 @@ impl Fleet {
     }
 
     /// Names that carry this are ours, whatever else we know of them.
-    pub fn name_prefix(&self) -> String {
-        format!("ls-{}-", self.fleet_id)
+    pub fn name_prefix(&self) -> &str {
+        &self.prefix
     }
 }
 

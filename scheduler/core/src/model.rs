@@ -96,7 +96,20 @@ pub struct Repository {
 
 impl Repository {
     pub fn full_name(&self) -> String {
-        format!("{}/{}", self.owner, self.name)
+        [&self.owner, "/", &self.name].concat()
+    }
+
+    /// Case-folded `owner/name`, written over what `into` held.
+    pub(crate) fn fold_into(&self, into: &mut String) {
+        into.clear();
+        into.push_str(&self.owner);
+        into.push('/');
+        into.push_str(&self.name);
+        if into.is_ascii() {
+            into.make_ascii_lowercase();
+        } else {
+            *into = into.to_lowercase();
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! What the state owes the world, kept as it changes; recomputed as the oracle.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::{
     effect::Effect,
     fleet::{Fleet, NodeIx},
-    model::{CredentialName, NodeName, RunnerName, Scope},
+    model::{CredentialName, Generation, NodeName, RunnerName, Scope},
+    ordered::Ordered,
     state::{Node, Runner},
-    table::Table,
+    table::Slot,
 };
 
 /// Registration calls in flight per credential.
@@ -19,9 +20,11 @@ const CALM_AFTER: u32 = 8;
 pub(crate) struct Owed {
     registers: BTreeMap<RunnerName, Effect>,
     deregisters: BTreeMap<RunnerName, Effect>,
-    intents: Table<NodeName, Effect>,
+    intents: Vec<(NodeIx, Effect)>,
+    /// By node: place and one among the intents; 0 is none.
+    intent_at: Vec<u32>,
     /// Registrations owed per credential in order of placement; the first few are offered.
-    queues: BTreeMap<CredentialName, BTreeSet<(u64, RunnerName)>>,
+    queues: BTreeMap<CredentialName, Ordered<(u64, Slot)>>,
     /// Soft: registrations still to be answered one by one after a secondary limit.
     serial: BTreeMap<CredentialName, u32>,
 }
@@ -29,20 +32,48 @@ pub(crate) struct Owed {
 impl Owed {
     /// In the order of their keys.
     pub(crate) fn effects(&self) -> impl Iterator<Item = &Effect> {
+        let mut intents: Vec<&Effect> = self.intents.iter().map(|(_, effect)| effect).collect();
+        intents.sort_unstable();
         self.registers
             .values()
             .chain(self.deregisters.values())
-            .chain(self.intents.values())
+            .chain(intents)
     }
 
-    pub(crate) fn settle_intent(&mut self, node: &NodeName, owed: Option<Effect>) {
-        match owed {
-            Some(effect) => {
-                self.intents.insert(node.clone(), effect);
+    /// Some registration is to be deleted.
+    pub(crate) fn deregisters(&self) -> bool {
+        !self.deregisters.is_empty()
+    }
+
+    /// The one intent of each node that it has not accepted.
+    pub(crate) fn settle_intent(&mut self, ix: NodeIx, owed: Option<(&NodeName, Generation)>) {
+        if self.intent_at.len() <= ix as usize {
+            self.intent_at.resize(ix as usize + 1, 0);
+        }
+        let at = self.intent_at[ix as usize];
+        let known = at.checked_sub(1).map(|at| at as usize);
+        match (known, owed) {
+            (Some(at), Some((_, newest))) => {
+                if let Effect::SendIntent { generation, .. } = &mut self.intents[at].1 {
+                    *generation = newest;
+                }
             }
-            None => {
-                self.intents.remove(node);
+            (None, Some((node, generation))) => {
+                let effect = Effect::SendIntent {
+                    node: node.clone(),
+                    generation,
+                };
+                self.intents.push((ix, effect));
+                self.intent_at[ix as usize] = self.intents.len() as u32;
             }
+            (Some(hole), None) => {
+                self.intents.swap_remove(hole);
+                self.intent_at[ix as usize] = 0;
+                if let Some((moved, _)) = self.intents.get(hole) {
+                    self.intent_at[*moved as usize] = at;
+                }
+            }
+            (None, None) => {}
         }
     }
 
@@ -68,21 +99,27 @@ impl Owed {
     }
 }
 
+fn registration_effect(runner: &Runner) -> Effect {
+    let placed = &runner.placed;
+    Effect::Register {
+        runner: placed.runner.clone(),
+        scope: placed.scope.clone(),
+        credential: placed.credential.clone(),
+        labels: placed.labels.clone(),
+        runner_group: placed.runner_group.clone(),
+    }
+}
+
 impl Fleet {
     /// The node must hear its newest intent while it is attached and has not accepted it.
-    pub(crate) fn intent_effect(node: &Node) -> Option<Effect> {
-        (node.soft.session.is_some() && node.soft.accepted < node.generation).then(|| {
-            Effect::SendIntent {
-                node: node.name.clone(),
-                generation: node.generation,
-            }
-        })
+    fn intent_owed(node: &Node) -> Option<(&NodeName, Generation)> {
+        (node.soft.session.is_some() && node.soft.accepted < node.generation)
+            .then_some((&node.name, node.generation))
     }
 
     pub(crate) fn owe_intent(&mut self, ix: NodeIx) {
         if let Some(node) = &self.nodes[ix as usize] {
-            let owed = Self::intent_effect(node);
-            self.owed.settle_intent(&node.name, owed);
+            self.owed.settle_intent(ix, Self::intent_owed(node));
         }
     }
 
@@ -91,31 +128,50 @@ impl Fleet {
     }
 
     pub(crate) fn owe_registration(&mut self, name: &RunnerName) {
-        let Some(runner) = self.runners.get(name) else {
+        if let Some(slot) = self.runners.slot(name) {
+            self.owe_registration_at(slot);
+        }
+    }
+
+    pub(crate) fn owe_registration_at(&mut self, slot: Slot) {
+        let Some((name, runner)) = self.runners.at(slot) else {
             return;
         };
-        let entry = (runner.soft.order, name.clone());
+        let entry = (runner.soft.order, slot);
         let wanted = self.wants_registration(runner);
-        let credential = runner.placed.credential.clone();
-        let queue = self.owed.queues.entry(credential.clone()).or_default();
-        if wanted {
-            // Behind the ones on offer it changes nothing yet.
-            let far_behind = queue.len() > WIDTH && queue.last().is_some_and(|last| *last < entry);
-            if !queue.insert(entry) || far_behind {
-                return;
+        let credential = &runner.placed.credential;
+        match self.owed.queues.get_mut(credential) {
+            Some(queue) if wanted => {
+                // Behind the ones on offer it changes nothing yet.
+                let far_behind =
+                    queue.len() > WIDTH && queue.last().is_some_and(|last| last < entry);
+                if !queue.insert(entry) || far_behind {
+                    return;
+                }
             }
-        } else if !queue.remove(&entry) {
-            return;
+            Some(queue) => {
+                if !queue.remove(entry) {
+                    return;
+                }
+            }
+            None if wanted => {
+                let queue = self.owed.queues.entry(credential.clone()).or_default();
+                queue.insert(entry);
+            }
+            None => return,
         }
         self.owed.registers.remove(name);
+        let credential = credential.clone();
         self.owe_registrations(&credential);
     }
 
     pub(crate) fn unowe_registration(&mut self, name: &RunnerName, runner: &Runner) {
         let credential = &runner.placed.credential;
         if let Some(queue) = self.owed.queues.get_mut(credential)
-            && queue.remove(&(runner.soft.order, name.clone()))
+            && let Some(entry) = queue.at_or_after((runner.soft.order, 0))
+            && entry.0 == runner.soft.order
         {
+            queue.remove(entry);
             self.owed.registers.remove(name);
             let credential = credential.clone();
             self.owe_registrations(&credential);
@@ -132,31 +188,17 @@ impl Fleet {
         } else {
             self.owed.width(credential)
         };
-        let offered: Vec<RunnerName> = queue
-            .iter()
-            .take(WIDTH + 1)
-            .map(|(_, name)| name.clone())
-            .collect();
-        for (place, name) in offered.into_iter().enumerate() {
+        let runners = &self.runners;
+        let offered = queue.iter().take(WIDTH + 1);
+        let offered = offered.filter_map(|(_, slot)| runners.at(slot));
+        for (place, (name, runner)) in offered.enumerate() {
             if place >= width {
-                self.owed.registers.remove(&name);
-            } else if !self.owed.registers.contains_key(&name)
-                && let Some(effect) = self.registration_effect(&name)
-            {
-                self.owed.registers.insert(name, effect);
+                self.owed.registers.remove(name);
+            } else if !self.owed.registers.contains_key(name) {
+                let effect = registration_effect(runner);
+                self.owed.registers.insert(name.clone(), effect);
             }
         }
-    }
-
-    fn registration_effect(&self, name: &RunnerName) -> Option<Effect> {
-        let placed = &self.runners.get(name)?.placed;
-        Some(Effect::Register {
-            runner: name.clone(),
-            scope: placed.scope.clone(),
-            credential: placed.credential.clone(),
-            labels: placed.labels.clone(),
-            runner_group: placed.runner_group.clone(),
-        })
     }
 
     /// A registration to delete: of a retired or given-up runner, or as the second
@@ -231,7 +273,9 @@ impl Fleet {
     pub fn outstanding_recomputed(&self) -> Vec<Effect> {
         let mut effects = BTreeMap::new();
         for node in self.nodes() {
-            if let Some(effect) = Self::intent_effect(node) {
+            if let Some((node, generation)) = Self::intent_owed(node) {
+                let node = node.clone();
+                let effect = Effect::SendIntent { node, generation };
                 effects.insert(effect.key(), effect);
             }
         }
@@ -250,9 +294,8 @@ impl Fleet {
             }
             runners.sort_by_key(|runner| runner.soft.order);
             for runner in runners.into_iter().take(self.owed.width(credential)) {
-                if let Some(effect) = self.registration_effect(runner.name()) {
-                    effects.insert(effect.key(), effect);
-                }
+                let effect = registration_effect(runner);
+                effects.insert(effect.key(), effect);
             }
         }
         for name in self.runners.keys().chain(self.orphans.keys()) {

@@ -187,17 +187,20 @@ impl Fleet {
     }
 
     fn name(&self, prefix: &str, entropy: &mut Entropy) -> RunnerName {
-        let mut start = self.name_prefix();
+        let mut name = String::with_capacity(LONGEST_NAME);
+        name.push_str(self.name_prefix());
         if !prefix.is_empty() {
-            start.push_str(prefix);
-            start.push('-');
+            name.push_str(prefix);
+            name.push('-');
         }
-        start.truncate(LONGEST_NAME - 12);
+        name.truncate(LONGEST_NAME - 12);
+        let start = name.len();
         loop {
-            let word = entropy.word();
-            let mut name = start.clone();
-            name.extend(word.iter().map(|byte| char::from(*byte)));
-            let name = RunnerName::new(name);
+            name.truncate(start);
+            for byte in entropy.word() {
+                name.push(char::from(byte));
+            }
+            let name = RunnerName::new(&name);
             if !self.runners.contains_key(&name) && !self.orphans.contains_key(&name) {
                 return name;
             }

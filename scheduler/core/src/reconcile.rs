@@ -9,6 +9,7 @@ use crate::{
     fleet::Fleet,
     input::{ListedRunner, NodeAttached, NodeReported, ObservedPhase, ObservedRunner},
     model::{Condition, Exit, Generation, NodeName, Now, RunnerName, Scope},
+    state::Runner,
 };
 
 /// Clocks further apart than this break GitHub's signatures (facts.md 5 row 14).
@@ -62,6 +63,19 @@ pub(crate) fn is_refusal(detail: &str) -> bool {
 /// The container engine ended the runner.
 pub(crate) fn is_engine(detail: &str) -> bool {
     begins_with(detail, &["engine"])
+}
+
+/// The report says of it what it said before, and nothing waits for its word.
+fn is_old_news(runner: &Runner, seen: &ObservedRunner) -> bool {
+    runner.stopping.is_none()
+        && !runner.soft.lost
+        && seen.phase < ObservedPhase::Exited
+        && runner.observed.as_ref().is_some_and(|known| {
+            known.phase == seen.phase
+                && known.observation == seen.observation
+                && known.worker == seen.worker
+                && known.container_id == seen.container_id
+        })
 }
 
 impl Fleet {
@@ -213,24 +227,36 @@ impl Fleet {
                 facts,
             );
         }
-        self.heard(&report.node, facts);
-        self.set_conditions(
-            &report.node,
-            report.conditions.clone(),
-            report.clock_offset_ms,
-            facts,
-        );
+        let Some(node) = &self.nodes[ix as usize] else {
+            return;
+        };
+        let calm = node.conditions.is_empty()
+            && report.conditions.is_empty()
+            && report.clock_offset_ms.abs() <= CLOCK_GATE_MS;
+        if !node.is_reachable() {
+            self.heard(&report.node, facts);
+        }
+        if !calm {
+            self.set_conditions(
+                &report.node,
+                report.conditions.clone(),
+                report.clock_offset_ms,
+                facts,
+            );
+        }
         let mut foreign = Vec::new();
         let mut mentioned = Vec::with_capacity(report.runners.len());
         for seen in &report.runners {
-            let known = self
-                .runners
-                .get_mut(&seen.name)
+            let slot = self.runners.slot(&seen.name);
+            let known = slot
+                .and_then(|slot| self.runners.at_mut(slot))
                 .filter(|runner| runner.node == ix);
-            if let Some(runner) = known {
+            if let (Some(slot), Some(runner)) = (slot, known) {
                 runner.soft.missing_since = None;
-                mentioned.push(&seen.name);
-                self.runner_seen(now, entropy, report, seen, facts);
+                mentioned.push(slot);
+                if !is_old_news(runner, seen) {
+                    self.runner_seen(now, entropy, report, seen, facts);
+                }
             } else if seen.phase < ObservedPhase::Exited {
                 foreign.push(seen.name.clone());
             }
@@ -238,10 +264,24 @@ impl Fleet {
         mentioned.sort_unstable();
         foreign.sort();
         foreign.dedup();
-        if self
-            .node(&report.node)
-            .is_some_and(|node| node.foreign != foreign)
+        let Some(node) = &self.nodes[ix as usize] else {
+            return;
+        };
+        // A slot mentioned is its runner's still, or nobody's: none came meanwhile.
+        let missing: Vec<RunnerName> = if node
+            .slots
+            .iter()
+            .all(|slot| mentioned.binary_search(slot).is_ok())
         {
+            Vec::new()
+        } else {
+            let missing = |name: &&RunnerName| {
+                let slot = self.runners.slot(*name);
+                slot.is_none_or(|slot| mentioned.binary_search(&slot).is_err())
+            };
+            node.runners.iter().filter(missing).cloned().collect()
+        };
+        if node.foreign != foreign {
             self.emit(
                 Fact::ForeignSeen {
                     node: report.node.clone(),
@@ -250,12 +290,6 @@ impl Fleet {
                 facts,
             );
         }
-        let missing: Vec<RunnerName> = self.nodes[ix as usize]
-            .iter()
-            .flat_map(|node| &node.runners)
-            .filter(|name| mentioned.binary_search(name).is_err())
-            .cloned()
-            .collect();
         for name in missing {
             self.runner_missing(now, report.accepted, &name, facts);
         }
@@ -596,7 +630,7 @@ impl Fleet {
         listed: &[ListedRunner],
         facts: &mut Vec<Fact>,
     ) {
-        let prefix = self.name_prefix();
+        let prefix = self.name_prefix().to_owned();
         let orphan_age = self.defaults.orphan_age.as_millis() as u64;
         let names: BTreeMap<&RunnerName, &ListedRunner> = listed
             .iter()
@@ -681,8 +715,8 @@ impl Fleet {
         scope: &Scope,
         name: &RunnerName,
     ) -> Option<crate::model::CredentialName> {
-        if let Some((_, credential)) = self.soft.graves.get(name) {
-            return Some(credential.clone());
+        if let Some(spec) = self.soft.graves.get(name) {
+            return Some(spec.credential.clone());
         }
         self.budgets
             .iter()

@@ -18,6 +18,7 @@ use crate::{
         Capability, Condition, CredentialName, Generation, JobId, JobPhase, NodeName, Pool,
         Resources, RunnerName, RunnerPhase, Scope, UtcMillis,
     },
+    table::Slot,
 };
 
 /// A job as all sources together know it.
@@ -68,6 +69,8 @@ pub struct Node {
     /// Derived.
     pub(crate) class: ClassIx,
     pub(crate) fits: Vec<u32>,
+    /// Of its runners, in no order.
+    pub(crate) slots: Vec<Slot>,
     pub(crate) soft: NodeSoft,
 }
 

@@ -25,21 +25,17 @@ impl Mix {
 
 impl Hasher for Mix {
     fn write(&mut self, bytes: &[u8]) {
-        let mut chunks = bytes.chunks_exact(8);
-        for chunk in &mut chunks {
-            self.add(
-                chunk
-                    .iter()
-                    .rev()
-                    .fold(0, |word, byte| (word << 8) | u64::from(*byte)),
-            );
+        let (chunks, rest) = bytes.as_chunks::<8>();
+        for chunk in chunks {
+            self.add(u64::from_le_bytes(*chunk));
         }
-        let rest = chunks.remainder();
         if !rest.is_empty() {
-            let word = rest
-                .iter()
-                .rev()
-                .fold(0, |word, byte| (word << 8) | u64::from(*byte));
+            let word = match bytes.last_chunk::<8>() {
+                Some(last) => u64::from_le_bytes(*last),
+                None => rest
+                    .iter()
+                    .fold(0, |word, byte| (word << 8) | u64::from(*byte)),
+            };
             self.add(word ^ ((rest.len() as u64) << 56));
         }
     }
@@ -107,6 +103,10 @@ impl<K: Hash + Eq + Ord, V> Table<K, V> {
         self.entries.len() - self.free.len()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub(crate) fn slot<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<Slot>
     where
         K: Borrow<Q>,
@@ -118,7 +118,7 @@ impl<K: Hash + Eq + Ord, V> Table<K, V> {
     where
         K: Borrow<Q>,
     {
-        if self.marks.is_empty() {
+        if self.is_empty() {
             return None;
         }
         let hash = hash_of(key);
@@ -181,6 +181,13 @@ impl<K: Hash + Eq + Ord, V> Table<K, V> {
         if let Some(known) = self.get_mut(&key) {
             return Some(std::mem::replace(known, value));
         }
+        self.add(key, value);
+        None
+    }
+
+    /// Of a key that is not known, whose slot it returns.
+    pub(crate) fn add(&mut self, key: K, value: V) -> Slot {
+        debug_assert!(!self.contains_key(&key), "the key is new");
         if (self.len() + 1) * 2 > self.marks.len() {
             self.grow();
         }
@@ -199,7 +206,7 @@ impl<K: Hash + Eq + Ord, V> Table<K, V> {
             hash,
             slot: slot + 1,
         });
-        None
+        slot
     }
 
     fn put(&mut self, mark: Mark) {

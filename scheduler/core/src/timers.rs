@@ -240,11 +240,7 @@ impl Fleet {
             while let Some(subject) = self.timers.next_touched() {
                 let next = match subject {
                     Often::Node(ix) => self.attend_node(now, ix, facts),
-                    Often::Runner(slot) => self
-                        .runners
-                        .at(slot)
-                        .map(|(name, _)| name.clone())
-                        .and_then(|name| self.attend_runner(now, &name, facts)),
+                    Often::Runner(slot) => self.attend_runner(now, slot, facts),
                 };
                 self.timers.arm(subject, next);
             }
@@ -358,26 +354,30 @@ impl Fleet {
         next
     }
 
-    fn attend_runner(&mut self, now: Now, name: &RunnerName, facts: &mut Vec<Fact>) -> Option<u64> {
+    fn attend_runner(&mut self, now: Now, slot: Slot, facts: &mut Vec<Fact>) -> Option<u64> {
         let mono_of = |utc: u64| now.mono + utc.saturating_sub(now.utc).max(1);
         self.ensure_index();
-        self.owe_deregistration(name);
-        let runner = self.runners.get_mut(name)?;
+        let (name, runner) = self.runners.at(slot)?;
+        let name = name.clone();
+        if runner.stops_softly() || !self.orphans.is_empty() || self.owed.deregisters() {
+            self.owe_deregistration(&name);
+        }
+        let runner = self.runners.at_mut(slot)?;
         let phase = runner.phase();
         if phase == RunnerPhase::Idle {
             runner.soft.idle_since.get_or_insert(now.mono);
         } else if phase != RunnerPhase::Busy {
             runner.soft.idle_since = None;
         }
-        let claim = self.attend_claim(now, name);
-        let runner = self.runners.get(name)?;
+        let claim = self.attend_claim(now, slot);
+        let (_, runner) = self.runners.at(slot)?;
         let lifetime = runner.placed.at + runner.placed.lifetime_ms;
         let hard = runner.stopping.is_some() && !runner.stops_softly();
         if hard {
             return None;
         }
         if lifetime <= now.utc {
-            self.stop(now, name, StopReason::Lifetime, facts);
+            self.stop(now, &name, StopReason::Lifetime, facts);
             return None;
         }
         let mut next = mono_of(lifetime).min(claim.unwrap_or(u64::MAX));
@@ -394,7 +394,7 @@ impl Fleet {
         {
             let limit = job.phase_at + AFTER_COMPLETION_MS;
             if limit <= now.utc {
-                self.stop(now, name, StopReason::CompletedButAlive, facts);
+                self.stop(now, &name, StopReason::CompletedButAlive, facts);
                 return Some(next);
             }
             return Some(next.min(mono_of(limit)));
@@ -402,14 +402,13 @@ impl Fleet {
         let reachable = self.node_of(runner).is_some_and(|node| node.is_reachable());
         let quiet = runner.job.is_none() && !runner.has_worker();
         if quiet && self.is_unwanted(runner) {
-            self.stop(now, name, StopReason::Surplus, facts);
+            self.stop(now, &name, StopReason::Surplus, facts);
             return Some(next);
         }
-        let runner = self.runners.get(name)?;
         if quiet && !runner.is_consumed() && reachable {
             let limit = runner.placed.at + START_LIMIT_MS;
             if limit <= now.utc {
-                self.stop(now, name, StopReason::NeverStarted, facts);
+                self.stop(now, &name, StopReason::NeverStarted, facts);
                 return Some(next);
             }
             next = next.min(mono_of(limit));
@@ -429,16 +428,16 @@ impl Fleet {
             } else if self.is_kept_by_floor(runner) {
                 next = next.min(now.mono + timeout.max(1_000));
             } else {
-                self.stop(now, name, StopReason::Idle, facts);
-                self.note_in_vain(now, name, facts);
+                self.stop(now, &name, StopReason::Idle, facts);
+                self.note_in_vain(now, &name, facts);
             }
         }
         Some(next)
     }
 
     /// A worker without a named job stands for a queued job, for a while.
-    fn attend_claim(&mut self, now: Now, name: &RunnerName) -> Option<u64> {
-        let runner = self.runners.get_mut(name)?;
+    fn attend_claim(&mut self, now: Now, slot: Slot) -> Option<u64> {
+        let runner = self.runners.at_mut(slot)?;
         if !runner.is_taken() {
             runner.soft.taken_since = None;
             runner.soft.unclaimed = false;
@@ -452,7 +451,7 @@ impl Fleet {
             return Some(limit);
         }
         runner.soft.unclaimed = true;
-        self.recount(name);
+        self.recount_at(slot);
         None
     }
 
