@@ -41,7 +41,7 @@ impl Fleet {
         facts: &mut Vec<Fact>,
     ) {
         if let Some(runner) = self.runners.get(name) {
-            let scope = runner.placed.scope.clone();
+            let scope = Scope::clone(&runner.placed.scope);
             let credential = runner.placed.credential.clone();
             let given_up = runner.stopping.is_some() || runner.soft.lost;
             if runner.registered.map(|known| known.github_id) == Some(github_id) {
@@ -75,12 +75,12 @@ impl Fleet {
             return;
         }
         // The answer came after the end: the registration stands without a runner.
-        if let Some(spec) = self.soft.graves.get(name) {
+        if let Some(placed) = self.soft.graves.get(name) {
             self.emit(
                 Fact::OrphanSeen {
                     runner: name.clone(),
-                    scope: spec.scope.clone(),
-                    credential: spec.credential.clone(),
+                    scope: Scope::clone(&placed.scope),
+                    credential: placed.credential.clone(),
                     github_id,
                     at: now.utc,
                 },
@@ -104,7 +104,7 @@ impl Fleet {
         if !runner.awaits_registration() {
             return;
         }
-        let scope = runner.placed.scope.clone();
+        let scope = Scope::clone(&runner.placed.scope);
         let credential = runner.placed.credential.clone();
         self.emit(
             Fact::RunnerStopping {

@@ -113,7 +113,7 @@ pub(crate) struct Tenant {
 
 #[derive(Debug)]
 pub(crate) struct ScopeEntry {
-    pub(crate) scope: Scope,
+    pub(crate) scope: Arc<Scope>,
     pub(crate) resting: bool,
     parked: BTreeSet<UnitIx>,
     pub(crate) groups: Vec<GroupIx>,
@@ -141,9 +141,7 @@ pub(crate) struct Group {
     pub(crate) pool: PoolIx,
     pub(crate) credential: CredentialIx,
     pub(crate) shape: ShapeIx,
-    lane: LaneIx,
-    /// What its runners are made from, one for each platform they are placed on.
-    pub(crate) specs: Vec<Arc<RunnerSpec>>,
+    pub(crate) lane: LaneIx,
     /// Runnable queued jobs.
     pub(crate) runnable: u32,
     pub(crate) floor: u32,
@@ -263,6 +261,8 @@ pub(crate) struct Lane {
     pub(crate) shape: ShapeIx,
     /// 0 is the highest band: the base of the pool's priority.
     base: u8,
+    /// What its runners are made from, one for each platform they are placed on.
+    pub(crate) specs: Vec<Arc<RunnerSpec>>,
     bands: [Ordered<(u64, OwnerIx, LineIx)>; BANDS],
     head: Option<Head>,
 }

@@ -248,7 +248,8 @@ pub enum PoolOrigin {
 pub struct RunnerPlaced {
     pub runner: RunnerName,
     pub node: NodeName,
-    /// What it has in common with the demand's other runners.
+    pub scope: Arc<Scope>,
+    /// What it has in common with other runners.
     pub spec: Arc<RunnerSpec>,
     pub resources: Resources,
     pub gpu_uuids: Vec<String>,
@@ -262,11 +263,10 @@ pub struct RunnerPlaced {
     pub at: UtcMillis,
 }
 
-/// What the runners of one demand are made from: written once, shared by all.
+/// What runners for the same labels are made from: written once, shared by all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunnerSpec {
     pub pool: PoolName,
-    pub scope: Scope,
     pub credential: CredentialName,
     /// Exactly the demand's labels, case-folded and sorted.
     pub labels: Vec<String>,

@@ -12,7 +12,7 @@ use crate::{
     effect::{Desired, Effect, NodeIntent, RunnerIntent},
     entropy::Entropy,
     explain::Explanation,
-    fact::{Fact, RunnerSpec},
+    fact::{Fact, RunnerPlaced},
     input::{DEFAULT_IMAGE, Defaults, Input},
     labels::Labels,
     model::{
@@ -84,7 +84,7 @@ pub(crate) struct Soft {
     /// Origins of runs whose jobs did not arrive yet, oldest first.
     pub(crate) origins: BTreeMap<u64, Origin>,
     /// Runners over lately, for answers that arrive after their end.
-    pub(crate) graves: Table<RunnerName, Arc<RunnerSpec>>,
+    pub(crate) graves: Table<RunnerName, Arc<RunnerPlaced>>,
     pub(crate) grave_order: VecDeque<RunnerName>,
     /// Runners over after a job that GitHub has not named yet.
     pub(crate) spent: BTreeMap<RunnerName, Spent>,
@@ -205,15 +205,16 @@ impl Fleet {
     /// A node's whole intent; `None` for a node nobody knows.
     pub fn intent(&self, node: &NodeName) -> Option<NodeIntent> {
         let node = self.node(node)?;
-        let runners = node
-            .runners
+        let mut runners: Vec<RunnerIntent> = node
+            .slots
             .iter()
-            .filter_map(|name| self.runners.get(name))
-            .map(|runner| RunnerIntent {
-                name: runner.name().clone(),
+            .filter_map(|slot| self.runners.at(*slot))
+            .map(|(name, runner)| RunnerIntent {
+                name: name.clone(),
                 desired: self.desired(runner),
             })
             .collect();
+        runners.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Some(NodeIntent {
             generation: node.generation,
             cordoned: node.cordoned || node.draining.is_some(),

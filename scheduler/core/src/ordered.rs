@@ -3,20 +3,21 @@
 //! Most queues and lists of a fleet have one to a dozen members, and there are many
 //! of them: an array costs one or two cache lines where a tree costs a node of eleven.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 /// The most an array holds: what moves at an insertion stays about a kilobyte.
 const FEW: usize = 64;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Ordered<T> {
-    Few(Vec<T>),
+    /// Open at both ends: the oldest leave where the newest do not come.
+    Few(VecDeque<T>),
     Many(BTreeSet<T>),
 }
 
 impl<T> Default for Ordered<T> {
     fn default() -> Self {
-        Self::Few(Vec::new())
+        Self::Few(VecDeque::new())
     }
 }
 
@@ -34,7 +35,7 @@ impl<T: Ord + Copy> Ordered<T> {
 
     pub(crate) fn first(&self) -> Option<T> {
         match self {
-            Self::Few(few) => few.first().copied(),
+            Self::Few(few) => few.front().copied(),
             Self::Many(many) => many.first().copied(),
         }
     }
@@ -48,7 +49,7 @@ impl<T: Ord + Copy> Ordered<T> {
 
     pub(crate) fn last(&self) -> Option<T> {
         match self {
-            Self::Few(few) => few.last().copied(),
+            Self::Few(few) => few.back().copied(),
             Self::Many(many) => many.last().copied(),
         }
     }
@@ -82,8 +83,8 @@ impl<T: Ord + Copy> Ordered<T> {
         match self {
             Self::Few(few) => {
                 // Whoever comes, comes last as a rule: time and ids grow.
-                if few.last().is_none_or(|last| *last < value) {
-                    few.push(value);
+                if few.back().is_none_or(|last| *last < value) {
+                    few.push_back(value);
                 } else {
                     match few.binary_search(&value) {
                         Ok(_) => return false,

@@ -103,7 +103,7 @@ fn registration_effect(runner: &Runner) -> Effect {
     let placed = &runner.placed;
     Effect::Register {
         runner: placed.runner.clone(),
-        scope: placed.scope.clone(),
+        scope: Scope::clone(&placed.scope),
         credential: placed.credential.clone(),
         labels: placed.labels.clone(),
         runner_group: placed.runner_group.clone(),

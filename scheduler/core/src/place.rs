@@ -122,19 +122,22 @@ impl Fleet {
             &node.capability.arch,
             &self.labels.get(group.signature).labels,
         );
-        let known = group.specs.iter().find(|spec| spec.platform == platform);
+        let (scope, lane) = (group.scope, group.lane);
+        let specs = &self.demand.lanes[lane as usize].specs;
+        let known = specs.iter().find(|spec| spec.platform == platform);
         let spec = match known {
             Some(known) => Arc::clone(known),
             None => {
                 let made = Arc::new(self.spec(need.group, platform.into_owned()));
-                let group = &mut self.demand.groups[need.group as usize];
-                group.specs.push(Arc::clone(&made));
+                let lane = &mut self.demand.lanes[lane as usize];
+                lane.specs.push(Arc::clone(&made));
                 made
             }
         };
         let placed = Arc::new(RunnerPlaced {
             runner,
             node: node_name,
+            scope: Arc::clone(&self.demand.scopes[scope as usize].scope),
             spec,
             resources,
             gpu_uuids,
@@ -165,13 +168,12 @@ impl Fleet {
         true
     }
 
-    /// What every runner of a group is made from on this platform.
+    /// What every runner of the group's lane is made from on this platform.
     fn spec(&self, group: GroupIx, platform: String) -> RunnerSpec {
         let group = &self.demand.groups[group as usize];
         let pool = &self.capacity.pools[group.pool as usize].pool;
         RunnerSpec {
             pool: pool.name.clone(),
-            scope: self.demand.scopes[group.scope as usize].scope.clone(),
             credential: self.demand.credentials[group.credential as usize]
                 .name
                 .clone(),

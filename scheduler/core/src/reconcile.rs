@@ -268,7 +268,7 @@ impl Fleet {
             return;
         };
         // A slot mentioned is its runner's still, or nobody's: none came meanwhile.
-        let missing: Vec<RunnerName> = if node
+        let mut missing: Vec<RunnerName> = if node
             .slots
             .iter()
             .all(|slot| mentioned.binary_search(slot).is_ok())
@@ -281,6 +281,7 @@ impl Fleet {
             };
             node.runners.iter().filter(missing).cloned().collect()
         };
+        missing.sort_unstable();
         if node.foreign != foreign {
             self.emit(
                 Fact::ForeignSeen {
@@ -611,7 +612,7 @@ impl Fleet {
         };
         let orphan = Fact::OrphanSeen {
             runner: name.clone(),
-            scope: runner.placed.scope.clone(),
+            scope: Scope::clone(&runner.placed.scope),
             credential: runner.placed.credential.clone(),
             github_id: runner
                 .registered
@@ -685,7 +686,7 @@ impl Fleet {
     ) {
         let mut ghosts = Vec::new();
         for runner in self.runners.values_mut() {
-            let suspect = runner.placed.scope == *scope
+            let suspect = *runner.placed.scope == *scope
                 && !names.contains_key(&runner.placed.runner)
                 && runner.stopping.is_none()
                 && runner.job.is_none()
@@ -695,7 +696,7 @@ impl Fleet {
                     .registered
                     .is_some_and(|registered| registered.at + GHOST_AGE_MS <= now.utc);
             if !suspect {
-                if runner.placed.scope == *scope {
+                if *runner.placed.scope == *scope {
                     runner.soft.absent_since = None;
                 }
                 continue;
@@ -715,8 +716,8 @@ impl Fleet {
         scope: &Scope,
         name: &RunnerName,
     ) -> Option<crate::model::CredentialName> {
-        if let Some(spec) = self.soft.graves.get(name) {
-            return Some(spec.credential.clone());
+        if let Some(placed) = self.soft.graves.get(name) {
+            return Some(placed.credential.clone());
         }
         self.budgets
             .iter()

@@ -3,10 +3,7 @@
 //! Fields marked soft belong to this process only: no fact carries them and no
 //! snapshot writes them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     demand::{GroupIx, UnitIx},
@@ -60,8 +57,8 @@ pub struct Node {
     pub draining: Option<Drain>,
     /// Of the newest intent for it.
     pub generation: Generation,
-    /// Live runners of ours on it.
-    pub runners: BTreeSet<RunnerName>,
+    /// Live runners of ours on it, in no order.
+    pub runners: Vec<RunnerName>,
     pub foreign: Vec<RunnerName>,
     /// Held by our runners and, by estimate, by foreign ones.
     pub used: Resources,
@@ -69,7 +66,7 @@ pub struct Node {
     /// Derived.
     pub(crate) class: ClassIx,
     pub(crate) fits: Vec<u32>,
-    /// Of its runners, in no order.
+    /// Of its runners, in their order.
     pub(crate) slots: Vec<Slot>,
     pub(crate) soft: NodeSoft,
 }

@@ -145,7 +145,7 @@ fn usage(used: Usage) -> v1::Usage {
 pub fn runner(fleet: &Fleet, runner: &Runner) -> v1::Runner {
     let placed = &runner.placed;
     let job = runner.job.and_then(|id| fleet.job(id));
-    let repo = match (job, &placed.scope) {
+    let repo = match (job, &*placed.scope) {
         (Some(job), _) => job.seen.repository.full_name(),
         (None, scope) => match (scope, &placed.repository) {
             (scheduler_core::model::Scope::Repository { owner, repo }, _) => {

@@ -404,7 +404,7 @@ pub(crate) fn repository_of(placed: &RunnerPlaced) -> Option<String> {
         .repository
         .as_deref()
         .map(str::to_owned)
-        .or(match &placed.scope {
+        .or(match &*placed.scope {
             Scope::Repository { owner, repo } => Some(format!("{owner}/{repo}")),
             Scope::Organization { .. } | Scope::Enterprise { .. } => None,
         })

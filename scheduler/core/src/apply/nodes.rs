@@ -1,7 +1,5 @@
 //! What facts about nodes change: what they can carry, hold and must hear.
 
-use std::collections::BTreeSet;
-
 use super::runners::add;
 use crate::{
     fleet::{Fleet, NodeIx},
@@ -26,7 +24,7 @@ impl Fleet {
                 epoch: self.epoch,
                 counter: 1,
             },
-            runners: BTreeSet::new(),
+            runners: Vec::new(),
             foreign: Vec::new(),
             used: Resources::default(),
             leases: Default::default(),
@@ -109,11 +107,14 @@ impl Fleet {
         self.images.retain(|(_, at), _| at.as_ref() != Some(name));
     }
 
+    /// Ordered by name.
     pub(crate) fn runners_of(&self, ix: NodeIx) -> Vec<RunnerName> {
-        self.nodes[ix as usize]
+        let mut names = self.nodes[ix as usize]
             .as_ref()
-            .map(|node| node.runners.iter().cloned().collect())
-            .unwrap_or_default()
+            .map(|node| node.runners.clone())
+            .unwrap_or_default();
+        names.sort_unstable();
+        names
     }
 
     /// Adds up what the runners on a node hold.

@@ -9,7 +9,7 @@ use crate::{
     feasible::PoolIx,
     fleet::Fleet,
     input::ObservedPhase,
-    model::{Generation, Resources, RunnerName, RunnerPhase},
+    model::{Generation, Resources, RunnerName, RunnerPhase, Scope},
     state::{Node, Observed, Orphan, Registered, Runner, RunnerSoft},
     table::Slot,
     timers::Often,
@@ -87,8 +87,10 @@ impl Fleet {
                 ..RunnerSoft::default()
             },
         };
+        let slot = self.runners.add(placed.runner.clone(), runner);
         if let Some(node) = &mut self.nodes[ix as usize] {
-            node.runners.insert(placed.runner.clone());
+            node.runners.push(placed.runner.clone());
+            node.slots.push(slot);
             add(&mut node.used, placed.resources);
             for uuid in &placed.gpu_uuids {
                 node.leases.insert(uuid.clone(), placed.runner.clone());
@@ -97,10 +99,6 @@ impl Fleet {
         }
         self.relist(ix);
         self.owe_intent(ix);
-        let slot = self.runners.add(placed.runner.clone(), runner);
-        if let Some(node) = &mut self.nodes[ix as usize] {
-            node.slots.push(slot);
-        }
         self.attach_runner(slot, stand);
         if let Some((_, runner)) = self.runners.at(slot)
             && let Some(tenant) = runner.charged
@@ -308,8 +306,10 @@ impl Fleet {
         let ix = runner.node;
         let mut exact = true;
         if let Some(node) = &mut self.nodes[ix as usize] {
-            node.runners.remove(name);
-            node.slots.retain(|known| *known != slot);
+            if let Some(at) = node.slots.iter().position(|known| *known == slot) {
+                node.slots.swap_remove(at);
+                node.runners.swap_remove(at);
+            }
             for uuid in &runner.placed.gpu_uuids {
                 node.leases.remove(uuid);
             }
@@ -324,16 +324,13 @@ impl Fleet {
             self.orphans.insert(
                 name.clone(),
                 Orphan {
-                    scope: runner.placed.scope.clone(),
+                    scope: Scope::clone(&runner.placed.scope),
                     credential: runner.placed.credential.clone(),
                     github_id: runner.registered.map(|registered| registered.github_id),
                     at,
                 },
             );
         }
-        self.soft
-            .graves
-            .insert(name.clone(), Arc::clone(&runner.placed.spec));
         self.soft.grave_order.push_back(name.clone());
         if self.soft.grave_order.len() > GRAVES_KEPT
             && let Some(oldest) = self.soft.grave_order.pop_front()
@@ -341,6 +338,7 @@ impl Fleet {
             self.soft.graves.remove(&oldest);
         }
         self.unowe_registration(name, &runner);
+        self.soft.graves.insert(name.clone(), runner.placed);
         if deregister || !self.orphans.is_empty() || self.owed.deregisters() {
             self.owe_deregistration(name);
         }

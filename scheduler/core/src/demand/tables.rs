@@ -70,7 +70,7 @@ impl Demand {
         }
         let ix = self.scopes.len() as ScopeIx;
         self.scopes.push(ScopeEntry {
-            scope: scope.clone(),
+            scope: scope.clone().into(),
             resting: false,
             parked: BTreeSet::new(),
             groups: Vec::new(),
@@ -113,7 +113,6 @@ impl Demand {
             credential,
             shape: key.shape,
             lane,
-            specs: Vec::new(),
             runnable: 0,
             floor: 0,
             supply: 0,
@@ -142,6 +141,7 @@ impl Demand {
                 Priority::Normal => 1,
                 Priority::Low => 2,
             },
+            specs: Vec::new(),
             bands: Default::default(),
             head: None,
         });

@@ -331,7 +331,7 @@ pub(crate) fn judge_waiting(fleet: &Fleet, breakers: &Breakers, limited: bool, n
         let node = fleet.node(&runner.placed.node).expect("known");
         if coming && node.unreachable_since.is_none() {
             let key = (
-                runner.placed.scope.clone(),
+                (*runner.placed.scope).clone(),
                 runner.placed.labels.clone(),
                 runner.placed.pool.clone(),
             );
@@ -340,7 +340,7 @@ pub(crate) fn judge_waiting(fleet: &Fleet, breakers: &Breakers, limited: bool, n
     }
     for placed in breakers.spent(now) {
         let key = (
-            placed.scope.clone(),
+            (*placed.scope).clone(),
             placed.labels.clone(),
             placed.pool.clone(),
         );

@@ -231,7 +231,7 @@ impl Story {
                     .world
                     .runners()
                     .iter()
-                    .filter(|runner| runner.placed.scope == scope)
+                    .filter(|runner| *runner.placed.scope == scope)
                     .skip(1)
                     .map(|runner| ListedRunner {
                         github_id: 1,
@@ -321,7 +321,7 @@ impl Story {
                         .fleet
                         .runners()
                         .filter(|runner| {
-                            runner.placed.scope == job.seen.scope
+                            *runner.placed.scope == job.seen.scope
                                 && runner.is_consumed()
                                 && runner.job.is_none()
                                 && job.seen.labels.iter().all(|label| {

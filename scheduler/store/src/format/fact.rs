@@ -578,9 +578,9 @@ fn runner_placed_back(placed: stored::RunnerPlaced) -> Result<RunnerPlaced, Hole
     Ok(RunnerPlaced {
         runner: RunnerName::new(placed.runner),
         node: NodeName::new(placed.node),
+        scope: Arc::new(v::scope_back(placed.scope)?),
         spec: Arc::new(RunnerSpec {
             pool: PoolName::new(placed.pool),
-            scope: v::scope_back(placed.scope)?,
             credential: CredentialName::new(placed.credential),
             labels: placed.labels,
             image: placed.image,

@@ -454,7 +454,7 @@ async fn a_refused_removal_shows_the_runner_busy_again(store: &impl Store) {
 
 async fn an_organisation_runner_takes_the_repository_of_its_job(store: &impl Store) {
     let mut there = placed("ls-f-1", "n1", 100);
-    Arc::make_mut(&mut there.spec).scope = scheduler_core::model::Scope::Organization {
+    *Arc::make_mut(&mut there.scope) = scheduler_core::model::Scope::Organization {
         login: "mona".into(),
     };
     there.repository = Some("mona/other".into());

@@ -72,7 +72,7 @@ fn any_fact(dice: &mut Dice, at: u64) -> Fact {
         6 => {
             let mut there = placed(runner.as_str(), "n1", at);
             if dice.below(2) == 0 {
-                Arc::make_mut(&mut there.spec).scope = Scope::Organization {
+                *Arc::make_mut(&mut there.scope) = Scope::Organization {
                     login: "mona".into(),
                 };
                 there.repository = None;

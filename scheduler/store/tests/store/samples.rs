@@ -108,9 +108,9 @@ pub(crate) fn placed(name: &str, node: &str, at: u64) -> RunnerPlaced {
     RunnerPlaced {
         runner: RunnerName::new(name),
         node: NodeName::new(node),
+        scope: Arc::new(repository_scope()),
         spec: Arc::new(RunnerSpec {
             pool: PoolName::new("default"),
-            scope: repository_scope(),
             credential: CredentialName::new("default"),
             labels: vec!["linux".into(), "self-hosted".into()],
             image: "ghcr.io/actions/runner@sha256:1".into(),
