@@ -91,7 +91,7 @@ impl Fleet {
             return;
         }
         let id = seen.id;
-        match self.jobs.get(&id).map(|job| &job.seen) {
+        match self.known_job(id).map(|job| &job.seen) {
             None => {
                 // Skipped jobs come completed and empty; nothing follows from them.
                 if seen.phase == JobPhase::Completed

@@ -40,11 +40,6 @@ impl Owed {
             .chain(intents)
     }
 
-    /// Some registration is to be deleted.
-    pub(crate) fn deregisters(&self) -> bool {
-        !self.deregisters.is_empty()
-    }
-
     /// The one intent of each node that it has not accepted.
     pub(crate) fn settle_intent(&mut self, ix: NodeIx, owed: Option<(&NodeName, Generation)>) {
         if self.intent_at.len() <= ix as usize {

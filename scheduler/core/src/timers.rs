@@ -359,7 +359,8 @@ impl Fleet {
         self.ensure_index();
         let (name, runner) = self.runners.at(slot)?;
         let name = name.clone();
-        if runner.stops_softly() || !self.orphans.is_empty() || self.owed.deregisters() {
+        // Only the second step of the four-way check becomes due by time alone.
+        if runner.stops_softly() {
             self.owe_deregistration(&name);
         }
         let runner = self.runners.at_mut(slot)?;

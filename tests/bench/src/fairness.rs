@@ -305,7 +305,7 @@ impl Story {
             .fleet
             .runners()
             .filter(|runner| runner.registered.is_none())
-            .map(|runner| (runner.name().clone(), runner.placed.scope.clone()))
+            .map(|runner| (runner.name().clone(), (*runner.placed.scope).clone()))
             .collect();
         let mut inputs: Vec<Input> = fresh
             .iter()

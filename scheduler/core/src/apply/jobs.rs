@@ -19,7 +19,7 @@ use crate::{
 impl Fleet {
     pub(super) fn apply_job(&mut self, job: &Arc<JobSeen>, at: u64) {
         self.ensure_index();
-        match self.jobs.get(&job.id).map(|known| &known.seen) {
+        match self.known_job(job.id).map(|known| &known.seen) {
             Some(known) => {
                 let moves = known.created_at != job.created_at
                     || known.labels != job.labels
@@ -56,6 +56,15 @@ impl Fleet {
                 }
             }
         }
+    }
+
+    /// Ids grow: a job that comes is nearly always newer than all, and not looked for.
+    pub(crate) fn known_job(&self, id: JobId) -> Option<&Job> {
+        let (newest, _) = self.jobs.last_key_value()?;
+        if *newest < id {
+            return None;
+        }
+        self.jobs.get(&id)
     }
 
     /// `moves`: something changes that decides in which queue it waits, and where.

@@ -290,6 +290,7 @@ impl Fleet {
         let Some(runner) = self.runners.remove(name) else {
             return;
         };
+        let softly = runner.stops_softly();
         if runner.counted {
             self.demand.remove_supply(runner.group, runner.cover);
         }
@@ -339,7 +340,7 @@ impl Fleet {
         }
         self.unowe_registration(name, &runner);
         self.soft.graves.insert(name.clone(), runner.placed);
-        if deregister || !self.orphans.is_empty() || self.owed.deregisters() {
+        if deregister || softly {
             self.owe_deregistration(name);
         }
     }
