@@ -192,7 +192,8 @@ impl Unit {
     /// The oldest job in whose name no runner was placed yet; after the
     /// newest, the oldest again.
     pub(crate) fn next_job(&self) -> Option<(UtcMillis, JobId)> {
-        let after = |(since, JobId(id))| self.jobs.at_or_after((since, JobId(id.saturating_add(1))));
+        let after =
+            |(since, JobId(id))| self.jobs.at_or_after((since, JobId(id.saturating_add(1))));
         let fresh = self.named.and_then(after);
         fresh.or_else(|| self.jobs.first())
     }

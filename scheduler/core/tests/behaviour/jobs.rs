@@ -23,7 +23,7 @@ fn each_runner_is_placed_in_the_name_of_a_job_of_its_own() {
     world.join("a", machine());
     let mut named = Vec::new();
     // The first ones wait together, the last one comes later.
-    let queued = [1, 2, 3].map(|id| Input::JobSeen(Box::new(job(id, "acme/web", X64))));
+    let queued = [1, 2, 3].map(|id| Input::JobSeen(std::sync::Arc::new(job(id, "acme/web", X64))));
     for facts in [world.step(&queued), world.see(&job(4, "acme/web", X64))] {
         named.extend(facts.iter().filter_map(|fact| match fact {
             Fact::RunnerPlaced(placed) => placed.job,
