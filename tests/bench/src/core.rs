@@ -6,6 +6,9 @@
 //! runner placed; what is timed is the whole `step` that led to it, from the input
 //! to the facts: reading the report or the job, retiring, choosing, placing, every
 //! index, timer and owed effect, and dropping the facts.
+//! Inputs are made before, as the shell makes them: a job's record is shared by the
+//! input, the fact and the state, so making it is the parser's cost, and freeing it
+//! that of whoever holds it last.
 //!
 //! `core_decide` hands `step` what the driver would: everything that is ready, here
 //! 64 inputs (the driver drains up to 512). `core_step` hands it one input at a
