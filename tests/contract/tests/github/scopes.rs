@@ -150,7 +150,7 @@ async fn a_job_told_by_repository_organisation_and_sweep_belongs_to_one_scope() 
     while seen.len() < 3 {
         for input in receiver.next().await {
             if let Input::JobSeen(told) = input {
-                seen.push(*told);
+                seen.push((*told).clone());
             }
         }
     }
