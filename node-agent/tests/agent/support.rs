@@ -136,6 +136,16 @@ impl Bench {
     }
 
     pub(crate) async fn start_with(on: &On, test: &str, extra: &[&str]) -> Self {
+        Self::start_in(on, test, tempfile::tempdir().unwrap(), extra).await
+    }
+
+    /// The agent's state and log are in this folder.
+    pub(crate) async fn start_in(
+        on: &On,
+        test: &str,
+        dir: tempfile::TempDir,
+        extra: &[&str],
+    ) -> Self {
         let listener = tokio::net::TcpListener::from_std(on.listen("127.0.0.1:0")).unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let (seen, watcher) = watch::channel(Seen::default());
@@ -151,7 +161,7 @@ impl Bench {
         );
         let mut bench = Self {
             test: test.into(),
-            dir: tempfile::tempdir().unwrap(),
+            dir,
             node: format!("t-{test}-{}", random()),
             address,
             extra: extra.iter().map(|text| (*text).to_owned()).collect(),

@@ -1,0 +1,78 @@
+//! A disk that runs full under the agent.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use longshore_proto::v1 as pb;
+use longshore_proto::v1::observed_runner::Phase;
+
+use crate::on::On;
+use crate::support::{Bench, run};
+
+/// A file system in memory of this size; goes with the value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn of(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "longshore-test"])
+            .arg(folder.path())
+            .status();
+        assert!(mounted.is_ok_and(|status| status.success()), "mount");
+        Self(folder)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.path().join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+fn full(report: &pb::NodeReport) -> Option<&pb::Condition> {
+    let mut conditions = report.conditions.iter();
+    conditions.find(|condition| condition.kind == "disk_full")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_new_work_finishes_the_old_and_mends_itself() {
+    let disk = SmallDisk::of("160m");
+    let on = On::Host;
+    let folder = tempfile::tempdir_in(disk.0.path()).unwrap();
+    let mut bench = Bench::start_in(&on, "disk", folder, &[]).await;
+    let (old, refused, new) = (bench.name("old"), bench.name("refused"), bench.name("new"));
+    let started = run(&bench.image());
+    bench.intend(&[(&old, started.clone())], &[]).await;
+    let job = "while [ ! -e /home/runner/_work/go ]; do sleep 0.1; done; exit 3";
+    bench.register(&old, job, "x").await;
+    bench.phase(&old, Phase::Busy).await;
+
+    // Less is left than the 64 MiB the agent of these tests keeps free.
+    std::fs::write(disk.filler(), vec![1; 120 << 20]).unwrap();
+    let report = bench.until_report(|report| full(report).is_some()).await;
+    let condition = full(&report).expect("waited for it");
+    assert!(
+        condition.detail.contains("min_free_disk") && condition.next_step.contains("free space"),
+        "{condition:?}"
+    );
+    let both = [(&*old, started.clone()), (&*refused, started.clone())];
+    bench.intend(&both, &[]).await;
+    let failed = bench.phase(&refused, Phase::Failed).await;
+    assert_eq!(failed.error.expect("an error").reason, "disk_full");
+
+    bench.exec(&old, "touch /home/runner/_work/go");
+    let exited = bench.phase(&old, Phase::Exited).await;
+    assert_eq!(exited.exit.expect("an exit").code, Some(3));
+
+    std::fs::remove_file(disk.filler()).unwrap();
+    bench.until_report(|report| full(report).is_none()).await;
+    bench.intend(&[(&new, started)], &[]).await;
+    bench.phase(&new, Phase::Ready).await;
+    bench.finish().await;
+}
