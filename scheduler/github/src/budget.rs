@@ -61,43 +61,54 @@ pub(crate) fn reads(now: UtcMillis) -> Bucket {
     Bucket::full(40, 600, now)
 }
 
-/// A raise is told at most this often, unless little is left.
+/// A small raise is told at most this often, unless little is left.
 const RAISE_EVERY_MS: u64 = 10_000;
+/// Less than this is little, and so many more are worth a word at once. More than may
+/// be in flight: by those the core's count and this one differ for a moment.
+const LITTLE: u32 = 10;
 
-/// What the core is told of a bucket that moves all the time: never more than
-/// there is, in steps, so that not every registration is a fact to be stored.
+/// What the core still believes it may register, of a bucket that moves all the time.
+///
+/// The core counts down by itself with every registration made, so it is told again
+/// before it runs dry: never more than there is, and in steps, so that not every
+/// registration is a fact to be stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
-    registrations: Option<u32>,
+    believed: Option<u32>,
+    made: u64,
     at: UtcMillis,
 }
 
 impl Told {
-    /// The number to tell now; the same as before when nothing needs to be said.
-    pub(crate) fn next(&mut self, now: UtcMillis, truth: u32) -> u32 {
-        let stepped = if truth < 20 {
+    /// `truth` may be registered now, and `made` were in all: the number to tell, if
+    /// anything needs to be said.
+    pub(crate) fn next(&mut self, now: UtcMillis, truth: u32, made: u64) -> Option<u32> {
+        let used = u32::try_from(made.saturating_sub(self.made)).unwrap_or(u32::MAX);
+        self.made = made;
+        self.believed = self.believed.map(|believed| believed.saturating_sub(used));
+        let stepped = if truth < 2 * LITTLE {
             truth
         } else {
-            truth - truth % 10
+            truth - truth % LITTLE
         };
-        let told = match self.registrations {
-            Some(before) if before <= truth => {
+        let due = match self.believed {
+            Some(believed) if believed <= truth => {
                 let waited = now.saturating_sub(self.at) >= RAISE_EVERY_MS;
-                if stepped > before && (before < 50 || waited) {
-                    stepped
-                } else {
-                    before
-                }
+                let much = believed < LITTLE || stepped >= believed + LITTLE;
+                stepped > believed && (much || waited)
             }
-            _ => stepped,
+            _ => true,
         };
-        if self.registrations != Some(told) {
-            *self = Self {
-                registrations: Some(told),
-                at: now,
-            };
-        }
-        told
+        due.then(|| {
+            self.believed = Some(stepped);
+            self.at = now;
+            stepped
+        })
+    }
+
+    /// What the core believes now.
+    pub(crate) fn believed(&self) -> u32 {
+        self.believed.unwrap_or(0)
     }
 }
 
@@ -106,32 +117,54 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn a_steady_trickle_of_registrations_is_not_told_one_by_one() {
-        let mut told = Told::default();
-        let mut bucket = registrations(0);
-        let mut words = Vec::new();
-        for second in 0..120 {
-            let now = second * 1_000;
-            bucket.take(now).unwrap();
-            let truth = u32::try_from(bucket.available(now)).unwrap();
-            words.push(told.next(now, truth));
+    /// As the core does it: set by a word, counted down by every registration.
+    #[derive(Default)]
+    struct Core {
+        left: u32,
+        words: u32,
+    }
+
+    impl Core {
+        fn hear(&mut self, word: Option<u32>) {
+            if let Some(word) = word {
+                self.left = word;
+                self.words += 1;
+            }
         }
-        words.dedup();
-        assert_eq!(words, [90], "99 or 100 of 100 all the time");
-        assert_eq!(told.next(200_000, 100), 100);
+    }
+
+    #[test]
+    fn a_steady_trickle_never_runs_the_core_dry_and_is_not_told_one_by_one() {
+        let (mut told, mut core) = (Told::default(), Core::default());
+        let mut bucket = registrations(0);
+        core.hear(told.next(0, 100, 0));
+        for made in 1..=1_000_u64 {
+            let now = made * 500;
+            assert!(core.left > 0, "registration {made} waits");
+            bucket.take(now).unwrap();
+            core.left -= 1;
+            let truth = u32::try_from(bucket.available(now)).unwrap();
+            core.hear(told.next(now, truth, made));
+        }
+        assert!(core.words <= 150, "{} words", core.words);
     }
 
     proptest! {
         #[test]
-        fn never_more_is_told_than_there_is(truths in proptest::collection::vec((0_u64..3_000, 0_u32..101), 1..200)) {
-            let mut told = Told::default();
-            let mut now = 0;
-            for (step, truth) in truths {
+        fn never_more_is_believed_than_there_is_and_nothing_only_when_there_is_nothing(
+            truths in proptest::collection::vec((0_u64..3_000, 0_u32..101, 0_u32..12), 1..200)
+        ) {
+            let (mut told, mut core) = (Told::default(), Core::default());
+            let (mut now, mut made) = (0, 0);
+            for (step, truth, wanted) in truths {
                 now += step;
-                let word = told.next(now, truth);
-                prop_assert!(word <= truth);
-                prop_assert!(word > 0 || truth == 0, "work would stand still");
+                let used = wanted.min(core.left);
+                core.left -= used;
+                made += u64::from(used);
+                core.hear(told.next(now, truth, made));
+                prop_assert_eq!(told.believed(), core.left);
+                prop_assert!(core.left <= truth);
+                prop_assert!(core.left > 0 || truth == 0, "work would stand still");
             }
         }
     }

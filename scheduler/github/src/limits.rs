@@ -63,6 +63,8 @@ pub(crate) struct Limits {
     last_secondary: Option<UtcMillis>,
     register_resource: String,
     bucket: Bucket,
+    /// Registrations GitHub made, ever.
+    made: u64,
 }
 
 impl Limits {
@@ -75,6 +77,7 @@ impl Limits {
             last_secondary: None,
             register_resource: "core".to_owned(),
             bucket: registrations(now),
+            made: 0,
         }
     }
 
@@ -199,6 +202,15 @@ impl Limits {
             reason: "own bound of 120 registrations a minute".to_owned(),
             resource: None,
         })
+    }
+
+    /// GitHub made one.
+    pub(crate) fn registered(&mut self) {
+        self.made += 1;
+    }
+
+    pub(crate) fn made(&self) -> u64 {
+        self.made
     }
 
     /// How many registrations may be made now, and until when none may.

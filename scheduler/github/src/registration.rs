@@ -216,6 +216,8 @@ pub(crate) async fn register(
         call: call.words.clone(),
         detail: "the runner has no id".to_owned(),
     })?;
+    lock(&identity.limits).registered();
+    client.budget_changed.notify_one();
     Ok(Registered {
         github_id,
         jit: jit.encoded_jit_config,

@@ -661,23 +661,25 @@ async fn budgets(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
             if matches!(identity.source, Source::App(_)) {
                 continue;
             }
-            let (registrations, limited_until) = lock(&identity.limits).registrations(now);
+            let (registrations, limited_until, made) = {
+                let mut limits = lock(&identity.limits);
+                let (registrations, limited_until) = limits.registrations(now);
+                (registrations, limited_until, limits.made())
+            };
             moving |= registrations < 100;
             let Some(scopes) = scopes.remove(&identity.name) else {
                 continue;
             };
-            let registrations = steps
-                .entry(identity.name.clone())
-                .or_default()
-                .next(now, registrations);
-            let word = (registrations, limited_until, scopes);
-            if told.get(&identity.name) != Some(&word) {
+            let step = steps.entry(identity.name.clone()).or_default();
+            let moved = step.next(now, registrations, made).is_some();
+            let word = (limited_until, scopes);
+            if moved || told.get(&identity.name) != Some(&word) {
                 told.insert(identity.name.clone(), word.clone());
                 batch.push(Input::BudgetChanged {
                     credential: identity.name.clone(),
-                    scopes: word.2,
-                    registrations: word.0,
-                    limited_until: word.1,
+                    scopes: word.1,
+                    registrations: step.believed(),
+                    limited_until: word.0,
                 });
             }
         }

@@ -103,7 +103,11 @@ async fn a_job_told_by_webhooks_costs_little_more_than_its_registration() {
         // Twenty jobs are queued at any time, also when the sweeps come.
         while waiting.len() > 20 || (n + 1 == JOBS && !waiting.is_empty()) {
             let seen = waiting.pop_front().unwrap();
-            let wanted = registration(&format!("ls-t-{registered}"), seen.scope.clone(), &seen.credential);
+            let wanted = registration(
+                &format!("ls-t-{registered}"),
+                seen.scope.clone(),
+                &seen.credential,
+            );
             watching.github.register(&wanted).await.unwrap();
             registered += 1;
         }
