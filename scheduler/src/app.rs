@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::Router;
 use longshore_proto::{
     FILE_DESCRIPTOR_SET,
-    v1::{fleet_service_server::FleetServiceServer, node_service_server::NodeServiceServer},
+    v1::{
+        fleet_service_server::{FleetServiceServer, SERVICE_NAME as FLEET_SERVICE},
+        node_service_server::{NodeServiceServer, SERVICE_NAME as NODE_SERVICE},
+    },
 };
 use scheduler_core::{
     Entropy, Fleet,
@@ -18,6 +21,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic_health::{
+    ServingStatus,
+    server::{HealthReporter, health_reporter},
+};
 use tonic_web::GrpcWebLayer;
 use tower::Layer;
 
@@ -232,10 +239,12 @@ where
         },
     );
     let render = render(view.clone(), metrics.clone(), github.clone());
-    let api = api_router(fleets, health::router(stages, render)).await?;
-    let node_api = node_router(nodes).await;
+    let (api, api_health) = api_router(fleets, health::router(stages.clone(), render)).await?;
+    let (node_api, node_health) = node_router(nodes).await;
 
     let mut servers = JoinSet::new();
+    servers.spawn(end_told(api_health, FLEET_SERVICE, stages.clone()));
+    servers.spawn(end_told(node_health, NODE_SERVICE, stages));
     let stop = || serving.clone();
     servers.spawn(listeners.api.serve(api, API, stop(), DRAIN));
     servers.spawn(listeners.nodes.serve(node_api, NODES, stop(), DRAIN));
@@ -353,10 +362,10 @@ async fn configure(
 async fn api_router<S: Store, D: Demand>(
     fleets: Fleets<S, D>,
     health_routes: Router,
-) -> Result<Router, StartError> {
-    let (reporter, grpc_health) = tonic_health::server::health_reporter();
+) -> Result<(Router, HealthReporter), StartError> {
+    let (reporter, grpc_health) = health_reporter();
     reporter
-        .set_serving::<FleetServiceServer<Fleets<S, D>>>()
+        .set_service_status(FLEET_SERVICE, ServingStatus::Serving)
         .await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -368,16 +377,31 @@ async fn api_router<S: Store, D: Demand>(
         .add_service(GrpcWebLayer::new().layer(FleetServiceServer::new(fleets)))
         .add_service(GrpcWebLayer::new().layer(grpc_health))
         .add_service(reflection);
-    Ok(routes.prepare().into_axum_router())
+    Ok((routes.prepare().into_axum_router(), reporter))
 }
 
-async fn node_router(nodes: Nodes) -> Router {
-    let (reporter, grpc_health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<NodeServiceServer<Nodes>>().await;
-    Routes::new(NodeServiceServer::new(nodes))
-        .add_service(grpc_health)
-        .prepare()
-        .into_axum_router()
+async fn node_router(nodes: Nodes) -> (Router, HealthReporter) {
+    let (reporter, grpc_health) = health_reporter();
+    reporter
+        .set_service_status(NODE_SERVICE, ServingStatus::Serving)
+        .await;
+    let routes = Routes::new(NodeServiceServer::new(nodes)).add_service(grpc_health);
+    (routes.prepare().into_axum_router(), reporter)
+}
+
+/// Says to whoever watches this service's health that it ends.
+async fn end_told(
+    reporter: HealthReporter,
+    service: &'static str,
+    mut stages: watch::Receiver<Stage>,
+) {
+    // A sender that is gone means the end as well.
+    let _ = stages.wait_for(|stage| *stage == Stage::Stopping).await;
+    for name in ["", service] {
+        reporter
+            .set_service_status(name, ServingStatus::NotServing)
+            .await;
+    }
 }
 
 fn render<D: Demand>(view: View, metrics: Metrics, demand: D) -> Render {

@@ -40,7 +40,7 @@ async fn probes_and_metrics_answer() {
 }
 
 #[tokio::test]
-async fn grpc_health_says_serving() {
+async fn grpc_health_says_serving_and_at_the_end_that_it_is_over() {
     let scheduler = World::new().start().await;
     let mut health = HealthClient::new(channel(&scheduler).await);
     for service in ["", "longshore.v1.FleetService"] {
@@ -50,7 +50,15 @@ async fn grpc_health_says_serving() {
         let answer = health.check(request).await.expect("answers").into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service}");
     }
+    let request = HealthCheckRequest {
+        service: "longshore.v1.FleetService".to_owned(),
+    };
+    let mut words = health.watch(request).await.expect("answers").into_inner();
+    let now = words.message().await.expect("a word").expect("a word");
+    assert_eq!(now.status(), ServingStatus::Serving);
     scheduler.shutdown().await;
+    let last = words.message().await.expect("a word").expect("a word");
+    assert_eq!(last.status(), ServingStatus::NotServing);
 }
 
 #[tokio::test]
