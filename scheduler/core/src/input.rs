@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::model::{
-    Capability, Conclusion, Condition, CredentialName, Exit, Generation, JobId, JobPhase, NodeName,
-    Origin, Pool, PoolName, Repository, RunnerName, Scope, UtcMillis,
+    Admission, Capability, Conclusion, Condition, CredentialName, Exit, Generation, JobId,
+    JobPhase, NodeName, Origin, Placement, Pool, PoolName, Priority, Repository, RunnerName, Scope,
+    UtcMillis,
 };
 
 /// One thing learnt or asked.
@@ -247,4 +248,32 @@ pub struct Defaults {
     pub ageing: Duration,
     pub resources: crate::model::Resources,
     pub bare_self_hosted: bool,
+}
+
+impl Defaults {
+    /// A pool with every field at its default. Its image is empty: the default of the moment.
+    pub fn pool(&self, name: &str) -> Pool {
+        Pool {
+            name: PoolName::new(name),
+            labels: BTreeSet::new(),
+            repositories: Vec::new(),
+            public_repositories: Admission::StrictOnly,
+            fork_pull_requests: Admission::Refuse,
+            image: String::new(),
+            runner_group: None,
+            name_prefix: String::new(),
+            resources: self.resources,
+            profile: "strict".to_owned(),
+            network_mode: "open".to_owned(),
+            idle_floor: 0,
+            maximum: 0,
+            priority: Priority::Normal,
+            placement: Placement::Pack,
+            required_properties: BTreeSet::new(),
+            idle_timeout: self.idle_timeout,
+            lifetime: self.lifetime,
+            bare_self_hosted: self.bare_self_hosted,
+            precedence: 0,
+        }
+    }
 }

@@ -18,7 +18,7 @@ use scheduler_store::{JobRow, RunnerRow, RunnerStage};
 
 use super::vitals::Vital;
 use crate::{
-    config::pools::{admission, default_pool, one_of, placement, priority},
+    config::pools::{admission, one_of, placement, priority},
     view::phase_word,
 };
 
@@ -433,7 +433,7 @@ pub fn pool_of(asked: &v1::Pool, defaults: &Defaults) -> Result<Pool, (&'static 
             "use 1 to 63 letters, digits, dots, dashes".to_owned(),
         ));
     }
-    let base = default_pool(name, defaults);
+    let base = defaults.pool(name);
     let word = |text: &str, default: &str| if text.is_empty() { default } else { text }.to_owned();
     let at = |field: &'static str| move |problem: String| (field, problem);
     let taken = asked.resources.unwrap_or_default();

@@ -1,43 +1,14 @@
 //! `[[pools]]` and `[shares]` of the file.
 
-use std::collections::BTreeSet;
-
 use scheduler_core::{
     input::Defaults,
-    model::{Admission, Placement, Pool, PoolName, Priority, Resources},
+    model::{Admission, Placement, Pool, Priority, Resources},
 };
 
 use super::{
     keys::{POOL_KEYS, SHARE_KEYS},
     suggestion, values,
 };
-
-/// A pool with every field at its default.
-pub(crate) fn default_pool(name: &str, defaults: &Defaults) -> Pool {
-    Pool {
-        name: PoolName::new(name),
-        labels: BTreeSet::new(),
-        repositories: Vec::new(),
-        public_repositories: Admission::StrictOnly,
-        fork_pull_requests: Admission::Refuse,
-        // Empty: the core takes the default of the moment.
-        image: String::new(),
-        runner_group: None,
-        name_prefix: String::new(),
-        resources: defaults.resources,
-        profile: "strict".to_owned(),
-        network_mode: "open".to_owned(),
-        idle_floor: 0,
-        maximum: 0,
-        priority: Priority::Normal,
-        placement: Placement::Pack,
-        required_properties: BTreeSet::new(),
-        idle_timeout: defaults.idle_timeout,
-        lifetime: defaults.lifetime,
-        bare_self_hosted: defaults.bare_self_hosted,
-        precedence: 0,
-    }
-}
 
 /// All pools of the file; what is wrong goes to `problems`.
 pub(super) fn pools(
@@ -55,7 +26,7 @@ pub(super) fn pools(
         if pools.iter().any(|pool| pool.name.as_str() == name) {
             problems.push(format!("two pools are named `{name}`"));
         }
-        let mut pool = default_pool(name, defaults);
+        let mut pool = defaults.pool(name);
         for (key, value) in table {
             if let Err(problem) = set(&mut pool, key, value) {
                 problems.push(format!("pool `{name}`: {problem}"));

@@ -1,7 +1,5 @@
 //! What settings change: pools, shares, images.
 
-use std::collections::BTreeSet;
-
 use crate::{
     capacity::PoolPlan,
     demand::TenantIx,
@@ -9,7 +7,7 @@ use crate::{
     fleet::Fleet,
     input::Defaults,
     labels::Bits,
-    model::{Admission, NodeName, Placement, Pool, PoolName, Priority},
+    model::{NodeName, Pool, PoolName},
     state::PoolEntry,
 };
 
@@ -133,25 +131,8 @@ impl Fleet {
 /// The pool that makes zero configuration work: whatever the nodes prove.
 fn built_in_pool(defaults: &Defaults) -> Pool {
     Pool {
-        name: PoolName::new(BUILT_IN_POOL),
-        labels: BTreeSet::new(),
-        repositories: Vec::new(),
-        public_repositories: Admission::StrictOnly,
-        fork_pull_requests: Admission::Refuse,
         image: defaults.image.clone(),
-        runner_group: None,
-        name_prefix: String::new(),
-        resources: defaults.resources,
-        profile: "strict".to_owned(),
-        network_mode: "open".to_owned(),
-        idle_floor: 0,
-        maximum: 0,
-        priority: Priority::Normal,
-        placement: Placement::Pack,
-        required_properties: BTreeSet::new(),
-        idle_timeout: defaults.idle_timeout,
-        lifetime: defaults.lifetime,
-        bare_self_hosted: defaults.bare_self_hosted,
         precedence: i32::MIN,
+        ..defaults.pool(BUILT_IN_POOL)
     }
 }

@@ -3,10 +3,7 @@
 //! Every step checks the invariants, that the facts replay to the same state and
 //! that a snapshot rebuilds it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use scheduler_core::{
     Entropy, Fleet, Runner,
@@ -135,30 +132,8 @@ pub(crate) fn organization(mut job: JobSeen) -> JobSeen {
 
 pub(crate) fn pool(name: &str) -> Pool {
     Pool {
-        name: PoolName::new(name),
-        labels: BTreeSet::new(),
-        repositories: Vec::new(),
-        public_repositories: Admission::StrictOnly,
-        fork_pull_requests: Admission::Refuse,
         image: "runner:1".to_owned(),
-        runner_group: None,
-        name_prefix: String::new(),
-        resources: Resources {
-            cpu_millis: 2_000,
-            memory_bytes: 4 * GIB,
-            gpus: 0,
-        },
-        profile: "strict".to_owned(),
-        network_mode: "open".to_owned(),
-        idle_floor: 0,
-        maximum: 0,
-        priority: Priority::Normal,
-        placement: Placement::Pack,
-        required_properties: BTreeSet::new(),
-        idle_timeout: Duration::from_secs(300),
-        lifetime: Duration::from_secs(22_500),
-        bare_self_hosted: false,
-        precedence: 0,
+        ..Defaults::default().pool(name)
     }
 }
 
