@@ -1,9 +1,10 @@
 //! What an earlier process of this agent left: adopted when alive, else removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use agent_core::names::label;
-use agent_core::runtime::{Found, RuntimeError};
+use agent_core::runtime::{Found, Processes, RuntimeError};
 use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::ListContainersOptionsBuilder;
@@ -12,6 +13,10 @@ use tracing::{info, warn};
 use crate::engine::{bounded, status};
 use crate::runtime::{Handle, Inner};
 use crate::usage;
+
+/// How long a sandbox without its program may take to end: two seconds.
+const SETTLE_TRIES: u32 = 20;
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Inner {
     /// Sweeps by this agent's own label only; nobody else's container is touched.
@@ -43,16 +48,7 @@ impl Inner {
                 continue;
             }
             let handle = handle_of(&container, &id);
-            let running = container
-                .state
-                .as_ref()
-                .and_then(|state| state.running)
-                .unwrap_or(false);
-            let processes = if running {
-                self.look_at(docker, &handle).await?
-            } else {
-                Default::default()
-            };
+            let (running, processes) = self.settled(docker, &container, &handle).await?;
             keep_volumes.insert(handle.work_volume.clone());
             keep_groups.insert(handle.cgroup_parent.clone());
             used_slots.extend(handle.slot);
@@ -98,6 +94,31 @@ impl Inner {
         Ok(found)
     }
 
+    /// Whether it runs, and what in it. A sandbox whose runner program has just ended still
+    /// runs for a moment with nothing in it: that one is given time to end.
+    async fn settled(
+        &self,
+        docker: &Docker,
+        container: &ContainerInspectResponse,
+        handle: &Handle,
+    ) -> Result<(bool, Processes), RuntimeError> {
+        let mut running = is_running(container);
+        let mut processes = Processes::default();
+        for _ in 0..SETTLE_TRIES {
+            if !running {
+                return Ok((false, Processes::default()));
+            }
+            processes = self.look_at(docker, handle).await?;
+            if processes.listener || processes.worker {
+                break;
+            }
+            tokio::time::sleep(SETTLE_PAUSE).await;
+            let again = inspect(docker, &handle.container).await?;
+            running = again.as_ref().is_some_and(is_running);
+        }
+        Ok((running, processes))
+    }
+
     pub(crate) async fn own_containers(
         &self,
         docker: &Docker,
@@ -114,6 +135,11 @@ impl Inner {
             .filter_map(|container| container.id)
             .collect())
     }
+}
+
+fn is_running(container: &ContainerInspectResponse) -> bool {
+    let state = container.state.as_ref();
+    state.and_then(|state| state.running).unwrap_or(false)
 }
 
 /// What is needed to go on with a container that an earlier process made.
