@@ -1,5 +1,7 @@
 //! Token buckets and the hourly budget. Pure: time is an argument, in milliseconds.
 
+use std::collections::VecDeque;
+
 use scheduler_core::model::UtcMillis;
 
 /// A bucket of whole tokens refilled evenly.
@@ -49,6 +51,53 @@ impl Bucket {
             Err(now + (UNIT - self.level).div_ceil(self.per_minute.max(1)))
         }
     }
+}
+
+/// So many and no more within any minute, whatever a bucket would allow.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    most: usize,
+    /// When each was taken, oldest first; at most `most`.
+    taken: VecDeque<UtcMillis>,
+}
+
+impl Window {
+    pub(crate) fn of(most: usize) -> Self {
+        Self {
+            most,
+            taken: VecDeque::with_capacity(most),
+        }
+    }
+
+    pub(crate) fn available(&mut self, now: UtcMillis) -> u64 {
+        // A clock that stepped back is taken as it is: nothing was taken in its future.
+        self.taken
+            .retain(|at| *at <= now && at.saturating_add(UNIT) > now);
+        (self.most - self.taken.len()) as u64
+    }
+
+    /// When the next may be taken; `None`: now.
+    pub(crate) fn next(&mut self, now: UtcMillis) -> Option<UtcMillis> {
+        let full = self.available(now) == 0;
+        let oldest = self.taken.front().filter(|_| full);
+        oldest.map(|at| at.saturating_add(UNIT))
+    }
+
+    /// Takes one, or says when the next is there.
+    pub(crate) fn take(&mut self, now: UtcMillis) -> Result<(), UtcMillis> {
+        match self.next(now) {
+            Some(until) => Err(until),
+            None => {
+                self.taken.push_back(now);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// GitHub counts 5 points for each and allows 900 a minute (facts.md 2.4).
+pub(crate) fn registrations_a_minute() -> Window {
+    Window::of(175)
 }
 
 /// Just-in-time registrations of one credential: 100 at once, 120 a minute.
@@ -179,6 +228,33 @@ mod tests {
         assert_eq!(bucket.take(1_499), Err(1_500));
         assert_eq!(bucket.take(1_500), Ok(()));
         assert_eq!(bucket.available(61_500), 100);
+    }
+
+    #[test]
+    fn no_minute_has_more_registrations_than_github_allows() {
+        let (mut bucket, mut window) = (registrations(0), registrations_a_minute());
+        let mut taken: Vec<UtcMillis> = Vec::new();
+        for now in (0..300_000).step_by(50) {
+            if bucket.available(now) > 0 && window.take(now).is_ok() {
+                bucket.take(now).unwrap();
+                taken.push(now);
+            }
+        }
+        let most = taken.iter().map(|from| {
+            let within = |at: &&UtcMillis| (*from..from + 60_000).contains(*at);
+            taken.iter().filter(within).count()
+        });
+        assert_eq!(most.max(), Some(175));
+        assert!(taken.len() >= 600, "{} in five minutes", taken.len());
+    }
+
+    #[test]
+    fn a_full_window_names_the_time_of_the_next() {
+        let mut window = Window::of(2);
+        assert_eq!((window.take(1_000), window.take(5_000)), (Ok(()), Ok(())));
+        assert_eq!(window.take(60_999), Err(61_000));
+        assert_eq!(window.take(61_000), Ok(()));
+        assert_eq!(window.take(2_000), Ok(()), "a clock that stepped back");
     }
 
     #[test]

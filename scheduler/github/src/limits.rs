@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use http::HeaderMap;
 use scheduler_core::model::UtcMillis;
 
-use crate::budget::{Bucket, registrations};
+use crate::budget::{Bucket, Window, registrations, registrations_a_minute};
 
 /// After a secondary limit calls go one by one for this long.
 const SERIAL_MS: u64 = 10 * 60_000;
@@ -63,6 +63,7 @@ pub(crate) struct Limits {
     last_secondary: Option<UtcMillis>,
     register_resource: String,
     bucket: Bucket,
+    window: Window,
     /// Registrations GitHub made, ever.
     made: u64,
 }
@@ -77,6 +78,7 @@ impl Limits {
             last_secondary: None,
             register_resource: "core".to_owned(),
             bucket: registrations(now),
+            window: registrations_a_minute(),
             made: 0,
         }
     }
@@ -195,13 +197,24 @@ impl Limits {
             .is_some_and(|last| now.saturating_sub(last) < SERIAL_MS)
     }
 
-    /// Takes one registration from the bucket.
+    /// Takes one registration from the bounds of our own.
     pub(crate) fn take_registration(&mut self, now: UtcMillis) -> Result<(), Rest> {
-        self.bucket.take(now).map_err(|until| Rest {
-            until,
-            reason: "own bound of 120 registrations a minute".to_owned(),
-            resource: None,
-        })
+        if let Some(until) = self.next_registration(now) {
+            return Err(Rest {
+                until,
+                reason: "own bound of 120 registrations a minute".to_owned(),
+                resource: None,
+            });
+        }
+        // Both have room.
+        let _ = (self.bucket.take(now), self.window.take(now));
+        Ok(())
+    }
+
+    /// When the bound of our own allows one more; `None`: now.
+    fn next_registration(&mut self, now: UtcMillis) -> Option<UtcMillis> {
+        let bucket = self.bucket.clone().take(now).err();
+        bucket.max(self.window.next(now))
     }
 
     /// GitHub made one.
@@ -223,11 +236,12 @@ impl Limits {
             .get(&self.register_resource)
             .filter(|rate| rate.reset_at > now)
             .map_or(u64::MAX, |rate| rate.remaining);
-        let free = self.bucket.available(now).min(left);
+        let own = self.bucket.available(now).min(self.window.available(now));
+        let free = own.min(left);
         if free > 0 {
             return (u32::try_from(free).unwrap_or(u32::MAX), None);
         }
-        (0, self.bucket.clone().take(now).err())
+        (0, self.next_registration(now))
     }
 
     pub(crate) fn rates(&self) -> impl Iterator<Item = &Rate> {

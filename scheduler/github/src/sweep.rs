@@ -95,10 +95,18 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
     let mut next_discovery = Instant::now();
     let mut next_sweep = Instant::now();
     let mut iterations = 0;
+    // When the next sweep is due if webhooks prove healthy before it.
+    let mut at_ease: Option<Instant> = None;
     loop {
         if Instant::now() >= next_discovery {
             send(inputs, discover(inner).await).await;
             next_discovery = Instant::now() + until_discovery(inner);
+        }
+        if Instant::now() >= next_sweep
+            && let Some(later) = at_ease.take()
+            && lock(&inner.health).healthy(utc_now())
+        {
+            next_sweep = later;
         }
         if Instant::now() >= next_sweep {
             let started = Instant::now();
@@ -109,16 +117,19 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
             // interval. Otherwise it is the only source and keeps its rhythm.
             let from = if healthy { Instant::now() } else { started };
             next_sweep = from + every;
+            at_ease = (!healthy).then(|| Instant::now() + 2 * inner.config.poll_interval);
             publish(inner, iterations, every, healthy);
         }
         tokio::select! {
             () = tokio::time::sleep_until(next_discovery.min(next_sweep)) => {}
             () = inner.sweep_now.notified() => {
                 next_sweep = next_sweep.min(Instant::now() + nudge_delay(iterations));
+                at_ease = None;
             }
             () = inner.discover_now.notified() => {
                 next_discovery = Instant::now();
                 next_sweep = next_sweep.min(Instant::now() + NUDGE_GAP);
+                at_ease = None;
             }
         }
     }
