@@ -20,6 +20,7 @@ const REPOSITORIES: usize = 50;
 pub(crate) async fn per_job() -> Result<Vec<Row>> {
     let names = repositories(5, REPOSITORIES);
     let (fleet, _node) = hooked(&names, 256, Duration::from_millis(1_500)).await?;
+    fleet.swept().await?;
     fleet.forget_calls().await?;
     for i in 0..JOBS {
         let job = job(&names[i % names.len()], &format!("job {i}"), 200);
@@ -49,6 +50,7 @@ pub(crate) async fn idle() -> Result<Vec<Row>> {
         .control("jobs", job(&names[0], "proof", 100))
         .await?;
     completed(&fleet, 1, Duration::from_secs(60)).await?;
+    fleet.swept().await?;
     fleet.forget_calls().await?;
     tokio::time::sleep(Duration::from_secs(MINUTES * 60)).await;
     let (calls, endpoints) = fleet.github_calls().await?;

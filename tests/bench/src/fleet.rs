@@ -3,9 +3,12 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
 use longshore_e2e::{
     binaries::Binaries,
     fleet::{Scheduler, SchedulerSettings, Sim, secret_file},
+    http::Http,
+    wait::until,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -109,6 +112,25 @@ impl Fleet {
         ))
     }
 
+    /// Waits until the sweep of the start is over, which reads everything once without validators.
+    pub(crate) async fn swept(&self) -> Result<()> {
+        let api = Http::new(self.scheduler.api_url());
+        let look = || async {
+            let patience = Duration::from_secs(10);
+            let answer = api.raw(hyper::Method::GET, "/metrics", &[], Bytes::new(), patience);
+            let (_, text) = answer.await.map_err(|error| error.to_string())?;
+            let text = String::from_utf8_lossy(&text);
+            let sweeps = text
+                .lines()
+                .find_map(|line| line.strip_prefix("longshore_github_sweeps "));
+            match sweeps {
+                None | Some("0") => Err(format!("sweeps: {sweeps:?}")),
+                Some(_) => Ok(()),
+            }
+        };
+        until("the first sweep is over", Duration::from_secs(120), look).await
+    }
+
     /// Starts the request log anew.
     pub(crate) async fn forget_calls(&self) -> Result<()> {
         self.sim
@@ -117,7 +139,7 @@ impl Fleet {
                 hyper::Method::DELETE,
                 "/_sim/requests",
                 &[],
-                bytes::Bytes::new(),
+                Bytes::new(),
                 Duration::from_secs(10),
             )
             .await?;
