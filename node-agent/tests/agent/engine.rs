@@ -3,18 +3,19 @@
 //! remove the host's `docker0`.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use super::namespaces::{Namespaces, command};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
 pub(crate) struct PrivateEngine {
     folder: tempfile::TempDir,
-    /// Keeps the namespaces while the engine is away.
-    keeper: Child,
     engine: Option<Child>,
+    /// Last: they go after the engine.
+    namespaces: Namespaces,
 }
 
 impl Drop for PrivateEngine {
@@ -28,9 +29,6 @@ impl Drop for PrivateEngine {
             let _ = engine.kill();
             let _ = engine.wait();
         }
-        // Its mounts and bridges go with the namespaces.
-        let _ = self.keeper.kill();
-        let _ = self.keeper.wait();
     }
 }
 
@@ -39,21 +37,10 @@ impl PrivateEngine {
     pub(crate) fn start(settings: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("daemon.json"), settings).unwrap();
-        let inside = "mount --make-rprivate / && ip link set lo up && echo up && exec sleep 3600";
-        let mut keeper = Command::new("unshare")
-            .args(["-m", "-n", "sh", "-c", inside])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("unshare is installed");
-        let mut line = String::new();
-        let mut told = BufReader::new(keeper.stdout.take().unwrap());
-        told.read_line(&mut line).unwrap();
-        assert_eq!(line.trim(), "up", "the namespaces need root");
         let mut engine = Self {
             folder,
-            keeper,
             engine: None,
+            namespaces: Namespaces::new("true"),
         };
         engine.start_again();
         engine
@@ -73,14 +60,7 @@ impl PrivateEngine {
 
     /// Process that stands for its namespaces.
     pub(crate) fn keeper(&self) -> u32 {
-        self.keeper.id()
-    }
-
-    /// Words before a program that is to run in its namespaces.
-    pub(crate) fn inside(&self) -> Vec<String> {
-        ["nsenter", "-t", &self.keeper().to_string(), "-m", "-n"]
-            .map(str::to_owned)
-            .to_vec()
+        self.namespaces.pid()
     }
 
     /// Starts it, or starts it again, and waits until it answers.
@@ -90,10 +70,7 @@ impl PrivateEngine {
             .append(true)
             .open(self.path("dockerd.log"))
             .unwrap();
-        let inside = self.inside();
-        let engine = Command::new(&inside[0])
-            .args(&inside[1..])
-            .arg("dockerd")
+        let engine = command(self.keeper(), &["-m", "-n"], "dockerd")
             .args(["--config-file", &self.path("daemon.json")])
             .args(["--data-root", &self.path("data")])
             .args(["--exec-root", &self.path("exec")])

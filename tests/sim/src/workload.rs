@@ -11,10 +11,7 @@ use github_sim::machine::{
 };
 use scheduler_core::{
     input::{Command, Defaults, Input},
-    model::{
-        Admission, Capability, CredentialName, Gpu, Placement, Pool, PoolName, Priority, Resources,
-        Scope,
-    },
+    model::{Admission, Capability, CredentialName, Gpu, Pool, Resources, Scope},
 };
 
 use crate::{
@@ -104,8 +101,11 @@ pub(crate) fn nodes(dice: &mut Dice) -> Vec<SimNode> {
 /// What the configuration file says.
 pub(crate) fn configuration(plan: &Plan) -> Command {
     let idle_timeout = Duration::from_millis(plan.idle_ms);
+    let defaults = Defaults {
+        idle_timeout,
+        ..Defaults::default()
+    };
     let gpu = Pool {
-        name: PoolName::new("gpu"),
         labels: ["self-hosted", "linux", "x64", "gpu", "cuda"]
             .into_iter()
             .map(str::to_owned)
@@ -114,34 +114,21 @@ pub(crate) fn configuration(plan: &Plan) -> Command {
         // the job of another repository, which this pool would have to end.
         repositories: vec!["mona/site".to_owned()],
         public_repositories: Admission::Refuse,
-        fork_pull_requests: Admission::Refuse,
         image: "runner-gpu:1".to_owned(),
-        runner_group: None,
         name_prefix: "ls".to_owned(),
         resources: Resources {
             cpu_millis: 2_000,
             memory_bytes: 4 * GIB,
             gpus: 1,
         },
-        profile: "strict".to_owned(),
-        network_mode: "open".to_owned(),
-        idle_floor: 0,
-        maximum: 0,
-        priority: Priority::Normal,
-        placement: Placement::Pack,
-        required_properties: Default::default(),
-        idle_timeout,
         lifetime: Duration::from_secs(6 * 3600),
-        bare_self_hosted: false,
         precedence: 10,
+        ..defaults.pool("gpu")
     };
     Command::Configure {
         pools: vec![gpu],
         shares: vec![("acme/api".to_owned(), 2, 0)],
-        defaults: Box::new(Defaults {
-            idle_timeout,
-            ..Defaults::default()
-        }),
+        defaults: Box::new(defaults),
     }
 }
 

@@ -144,9 +144,8 @@ async fn a_job_told_by_webhooks_costs_little_more_than_its_registration() {
     world.server.stop().await;
 }
 
-/// Everything that a webhook did not tell is found, although told runs are not read in every sweep.
-#[tokio::test]
-async fn what_webhooks_lose_is_found_although_sweeps_trust_them() {
+/// A scheduler that sweeps often and hears of `acme` by webhook.
+async fn watched() -> (World, Watching, Receiver) {
     let world = World::start().await;
     let mut config = config(&world).await;
     config.owners = vec!["acme".into()];
@@ -156,6 +155,13 @@ async fn what_webhooks_lose_is_found_although_sweeps_trust_them() {
     let mut receiver = Receiver::start(watching.github.clone()).await;
     hook(&world, &receiver, "acme").await;
     receiver.next().await;
+    (world, watching, receiver)
+}
+
+/// Everything that a webhook did not tell is found, although told runs are not read in every sweep.
+#[tokio::test]
+async fn what_webhooks_lose_is_found_although_sweeps_trust_them() {
+    let (world, mut watching, mut receiver) = watched().await;
     let run = world
         .post(
             "runs",
@@ -233,15 +239,7 @@ async fn what_webhooks_lose_is_found_although_sweeps_trust_them() {
 /// The second job of a run whose first one was told and ended: its own words are lost.
 #[tokio::test]
 async fn a_job_that_follows_inside_a_told_run_is_found() {
-    let world = World::start().await;
-    let mut config = config(&world).await;
-    config.owners = vec!["acme".into()];
-    config.poll_interval = Duration::from_millis(400);
-    let mut watching = Watching::start(config);
-    watching.routes(1).await;
-    let mut receiver = Receiver::start(watching.github.clone()).await;
-    hook(&world, &receiver, "acme").await;
-    receiver.next().await;
+    let (world, mut watching, mut receiver) = watched().await;
     let drop = json!({"webhook_drop": 1.0});
     let run = world
         .post(

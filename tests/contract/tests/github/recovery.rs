@@ -49,20 +49,23 @@ async fn queued(receiver: &mut Receiver, job: u64) {
     }
 }
 
-#[tokio::test]
-async fn lost_deliveries_come_again_once_each_and_settle() {
+/// A scheduler that hears of `acme` by a webhook whose deliveries all fail from here on.
+async fn all_lost(scopes: &[&str]) -> (World, Watching, Receiver) {
     let world = World::start().await;
-    let scopes = ["repo", "admin:org", "admin:org_hook"];
-    let mut watching = Watching::start(config(&world, &scopes).await);
+    let mut watching = Watching::start(config(&world, scopes).await);
     watching.routes(1).await;
     let mut receiver = Receiver::start(watching.github.clone()).await;
     receiver.hook(&world, json!({"organization": "acme"})).await;
     receiver.next().await;
-    world
-        .control
-        .put("faults", &json!({"webhook_drop": 1.0}))
-        .await
-        .unwrap();
+    let lost = json!({"webhook_drop": 1.0});
+    world.control.put("faults", &lost).await.unwrap();
+    (world, watching, receiver)
+}
+
+#[tokio::test]
+async fn lost_deliveries_come_again_once_each_and_settle() {
+    let (world, mut watching, mut receiver) =
+        all_lost(&["repo", "admin:org", "admin:org_hook"]).await;
     // Enough that both forms of failure are among them: with a status code and without.
     let mut jobs = Vec::new();
     for _ in 0..6 {
@@ -118,17 +121,7 @@ async fn lost_deliveries_come_again_once_each_and_settle() {
 
 #[tokio::test]
 async fn without_the_permission_it_is_said_once_and_the_sweep_finds_the_job() {
-    let world = World::start().await;
-    let mut watching = Watching::start(config(&world, &["repo", "admin:org"]).await);
-    watching.routes(1).await;
-    let mut receiver = Receiver::start(watching.github.clone()).await;
-    receiver.hook(&world, json!({"organization": "acme"})).await;
-    receiver.next().await;
-    world
-        .control
-        .put("faults", &json!({"webhook_drop": 1.0}))
-        .await
-        .unwrap();
+    let (world, mut watching, _receiver) = all_lost(&["repo", "admin:org"]).await;
     let job = world.queue("acme/web", &["self-hosted"]).await;
     assert_eq!(watching.job(job).await.phase, JobPhase::Queued);
     let mut status = watching.github.status();

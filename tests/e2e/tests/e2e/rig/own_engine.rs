@@ -1,10 +1,8 @@
 //! A container engine of a node's own, as on a second host: in namespaces of its own, a veth pair away from
 //! the simulator and, until identities exist, a tunnel away from the scheduler's loopback listener.
 
-use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
 use std::process::Command;
 
 use bollard::Docker;
@@ -13,6 +11,8 @@ use tokio::task::{AbortHandle, block_in_place};
 
 #[path = "../../../../../node-agent/tests/agent/engine.rs"]
 mod engine;
+#[path = "../../../../../node-agent/tests/agent/namespaces.rs"]
+mod namespaces;
 
 use engine::PrivateEngine;
 
@@ -61,7 +61,7 @@ impl OwnEngine {
     }
 
     pub(crate) fn inside(&self) -> Vec<String> {
-        self.engine.inside()
+        inside(&self.engine)
     }
 
     pub(crate) async fn client(&self) -> Docker {
@@ -96,14 +96,11 @@ impl OwnEngine {
 
     /// A socket stays in the namespace it was made in, so only one thread ever enters it.
     fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.engine.keeper()))?;
-        let inside = std::thread::spawn(move || {
-            enter(&namespace)?;
+        namespaces::within(self.engine.keeper(), move || {
             let listener = TcpListener::bind(address)?;
             listener.set_nonblocking(true)?;
             Ok(listener)
-        });
-        inside.join().expect("the thread ends")
+        })
     }
 
     /// SIGKILL for the engine, and a new one over the same folder.
@@ -115,6 +112,13 @@ impl OwnEngine {
     }
 }
 
+/// Words before a program that is to run in its namespaces.
+fn inside(engine: &PrivateEngine) -> Vec<String> {
+    ["nsenter", "-t", &engine.keeper().to_string(), "-m", "-n"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
 async fn client(engine: &PrivateEngine) -> Docker {
     Docker::connect_with_unix(&engine.socket(), 60, bollard::API_DEFAULT_VERSION)
         .unwrap()
@@ -124,7 +128,7 @@ async fn client(engine: &PrivateEngine) -> Docker {
 }
 
 async fn look(engine: &PrivateEngine) -> HostState {
-    let mut state = host_state::look_inside(&client(engine).await, &engine.inside())
+    let mut state = host_state::look_inside(&client(engine).await, &inside(engine))
         .await
         .unwrap();
     // The names of network namespaces lie in a folder that all of the host share.
@@ -147,7 +151,7 @@ fn join(engine: &PrivateEngine, simulator: &str) {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "ip {line}: {stderr}");
     };
-    let inside = engine.inside();
+    let inside = inside(engine);
     let keeper = engine.keeper();
     ip(
         &[],
@@ -161,14 +165,4 @@ fn join(engine: &PrivateEngine, simulator: &str) {
         &format!("-n {simulator} addr add {THERE}/30 dev down0"),
     );
     ip(&[], &format!("-n {simulator} link set down0 up"));
-}
-
-/// Moves the calling thread into a network namespace.
-#[allow(unsafe_code)]
-fn enter(namespace: &File) -> io::Result<()> {
-    // SAFETY: setns takes a descriptor that `namespace` keeps open, touches no memory, and affects this thread only.
-    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
