@@ -1,9 +1,10 @@
 //! The whole container of a runner as data. The engine crate only translates it.
 //!
 //! Rows are those of the isolation table in `docs/security.md`: 1 to 24, 26,
-//! 27, 29 and 30 hold for profile `strict`. What may differ between two strict
-//! sandboxes is in [`Request`] and [`Place`], and nothing in either can add a
-//! capability, a device, a host folder or a host namespace.
+//! 27, 29 and 30 hold for profile `strict`; [`profile`] says what another one
+//! changes. What may differ between two sandboxes of a profile is in [`Request`]
+//! and [`Place`], and nothing in either can add a capability, a device, a host
+//! folder or a host namespace.
 
 use serde::Serialize;
 use thiserror::Error;
@@ -11,6 +12,10 @@ use thiserror::Error;
 use crate::dialect::{Dialect, TmpfsOwner};
 use crate::model::{Resources, RunnerSpec};
 use crate::names::Fnv;
+
+pub mod profile;
+
+pub use profile::Profile;
 
 /// Root of the runner program in GitHub's image and in ours.
 pub const RUNNER_ROOT: &str = "/home/runner";
@@ -38,7 +43,7 @@ const UNASKED_SIZE: u64 = 1 << 20;
 
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Refusal {
-    #[error("profile {0:?} is not offered by this node; it offers strict")]
+    #[error("profile {0:?} is not offered by this node; there are strict, standard and containers")]
     Profile(String),
     #[error("network mode {0:?} is not offered by this node; it offers open and none")]
     Network(String),
@@ -68,6 +73,7 @@ pub enum Network {
 pub struct Request {
     /// Reference as the scheduler gave it, for messages.
     pub image: String,
+    pub profile: Profile,
     pub resources: Resources,
     pub platform: String,
     pub network: Network,
@@ -77,9 +83,9 @@ pub struct Request {
 impl Request {
     /// Checks a spec that came over the wire.
     pub fn from_spec(spec: &RunnerSpec) -> Result<Self, Refusal> {
-        if !matches!(spec.profile.as_str(), "" | "strict") {
+        let Some(profile) = Profile::parse(&spec.profile) else {
             return Err(Refusal::Profile(spec.profile.clone()));
-        }
+        };
         let network = match spec.network_mode.as_str() {
             "" | "open" => Network::Open,
             "none" => Network::None,
@@ -114,6 +120,7 @@ impl Request {
         }
         Ok(Self {
             image: spec.image.clone(),
+            profile,
             resources: spec.resources,
             platform: spec.platform.clone(),
             network,
@@ -144,6 +151,8 @@ pub struct Place {
     /// File on the engine's host with a tightened filter; empty leaves the
     /// engine's own.
     pub seccomp_file: String,
+    /// The engine maps the sandbox's users to powerless ones of the host.
+    pub users_are_mapped: bool,
 }
 
 /// A volume mounted into the sandbox.
@@ -236,8 +245,10 @@ impl Sandbox {
     }
 }
 
-/// The sandbox of profile `strict`.
-pub fn strict(request: &Request, place: &Place) -> Sandbox {
+/// The sandbox of a request's profile at a place.
+pub fn of(request: &Request, place: &Place) -> Sandbox {
+    let terms = request.profile.terms();
+    let sudo = request.profile.has_sudo(place.users_are_mapped);
     let memory = i64::try_from(request.resources.memory_bytes).unwrap_or(i64::MAX);
     // Everything in memory is charged to the runner: half of it at most (row 10).
     let root_size = (memory / 8).min(64 << 20);
@@ -292,10 +303,10 @@ pub fn strict(request: &Request, place: &Place) -> Sandbox {
         attach_stdin: true,
         tty: false,
         cap_drop: vec!["ALL"],
-        cap_add: vec![],
+        cap_add: capabilities(sudo),
         privileged: false,
-        readonly_rootfs: true,
-        security_opt: security_options(place, &masked),
+        readonly_rootfs: terms.readonly_rootfs,
+        security_opt: security_options(place, &masked, sudo),
         pids_limit: 2048,
         memory,
         memory_swap: memory,
@@ -379,8 +390,18 @@ pub fn strict(request: &Request, place: &Place) -> Sandbox {
     }
 }
 
-fn security_options(place: &Place, masked: &[String]) -> Vec<String> {
-    let mut options = vec!["no-new-privileges:true".to_owned()];
+fn capabilities(sudo: bool) -> Vec<String> {
+    match sudo {
+        true => profile::SUDO_CAPABILITIES.map(String::from).to_vec(),
+        false => vec![],
+    }
+}
+
+fn security_options(place: &Place, masked: &[String], sudo: bool) -> Vec<String> {
+    let mut options = match sudo {
+        true => vec![],
+        false => vec!["no-new-privileges:true".to_owned()],
+    };
     if place.dialect.mask_by_option {
         options.push(format!("mask={}", masked.join(":")));
     }

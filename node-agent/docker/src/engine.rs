@@ -47,6 +47,17 @@ pub struct EngineFacts {
     pub seccomp_gap: String,
 }
 
+impl EngineFacts {
+    /// The engine maps every user of a container to a powerless one of the host
+    /// (`userns-remap`). A rootless engine does not count: its containers' root is
+    /// the user that owns the engine's files.
+    pub fn users_are_mapped(&self) -> bool {
+        self.security_options
+            .iter()
+            .any(|option| option.contains("name=userns"))
+    }
+}
+
 /// Connects and agrees on an API version both sides speak.
 pub(crate) async fn connect(socket: &Path) -> Result<Docker, RuntimeError> {
     let probe = tokio::time::timeout(

@@ -362,6 +362,12 @@ impl Inner {
             reason: ErrorReason::SpecRefused,
             detail: refusal.to_string(),
         })?;
+        if request.profile.terms().containers {
+            return Err(RuntimeError {
+                reason: ErrorReason::SpecRefused,
+                detail: "profile containers is not offered by this node yet".into(),
+            });
+        }
         let image_id = self
             .images
             .ensure(&docker, &request.image, &request.platform, self.config.pull)
@@ -400,10 +406,11 @@ impl Inner {
             ],
             dialect: Dialect::of(&facts.kind),
             seccomp_file: facts.seccomp_file.clone(),
+            users_are_mapped: facts.users_are_mapped(),
         };
-        let hash = sandbox::strict(&request, &place).spec_hash();
+        let hash = sandbox::of(&request, &place).spec_hash();
         place.labels.push((label::SPEC.into(), hash));
-        let sandbox = sandbox::strict(&request, &place);
+        let sandbox = sandbox::of(&request, &place);
         let name = instance.unnamed_container(slot, salt);
         let options = CreateContainerOptionsBuilder::new()
             .name(&name)

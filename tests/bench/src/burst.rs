@@ -14,7 +14,7 @@ use agent_core::{
     model::{Resources, RunnerSpec},
     names::Instance,
     runtime::Runtime,
-    sandbox::{Place, Request, strict},
+    sandbox::{self, Place, Request},
     slots::SlotsCidr,
 };
 use agent_docker::{Config, DockerRuntime, FirewallTool, container_body};
@@ -153,8 +153,9 @@ async fn bare_burst(
             labels: vec![],
             dialect: Dialect::DOCKER,
             seccomp_file: String::new(),
+            users_are_mapped: false,
         };
-        let body = container_body(&strict(&request, &place));
+        let body = container_body(&sandbox::of(&request, &place));
         let (docker, turns, platform) = (docker.clone(), turns.clone(), spec.platform.clone());
         async move {
             let _turn = turns.acquire().await?;

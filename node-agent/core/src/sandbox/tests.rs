@@ -4,8 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn strict(request: &Request, place: &Place) -> Sandbox {
+    assert_eq!(request.profile, Profile::Strict);
+    of(request, place)
+}
+
 fn request() -> Request {
     Request {
+        profile: Profile::Strict,
         image: "ghcr.io/actions/actions-runner:2.336.0".into(),
         resources: Resources {
             cpu_millis: 1_500,
@@ -31,13 +37,13 @@ fn place() -> Place {
         labels: vec![("longshore.node".into(), "n".into())],
         dialect: Dialect::DOCKER,
         seccomp_file: String::new(),
+        users_are_mapped: false,
     }
 }
 
-/// One line per row: what the table asks, and whether the data says it.
-#[test]
-fn strict_holds_every_row_of_the_table() {
-    let s = strict(&request(), &place());
+/// Rows of the table that a sandbox's data does not hold: what the table asks is
+/// said here line by line, and profiles differ only in which rows they lack.
+fn missing_rows(s: &Sandbox) -> Vec<(u32, &'static str)> {
     let tmpfs = |path: &str| {
         s.tmpfs
             .iter()
@@ -51,7 +57,7 @@ fn strict_holds_every_row_of_the_table() {
             .find(|u| u.name == name)
             .map(|u| (u.soft, u.hard))
     };
-    let rows: &[(u32, &str, bool)] = &[
+    let rows: &[(u32, &'static str, bool)] = &[
         (1, "non-root", s.user == "1001:1001"),
         (
             2,
@@ -61,12 +67,13 @@ fn strict_holds_every_row_of_the_table() {
         (
             3,
             "no escalation",
-            s.security_opt == ["no-new-privileges:true"],
+            s.security_opt
+                .contains(&"no-new-privileges:true".to_owned()),
         ),
         (
             4,
             "seccomp left at its default",
-            !s.security_opt.iter().any(|o| o.starts_with("seccomp")),
+            s.security_opt.iter().all(|o| o == "no-new-privileges:true"),
         ),
         (5, "read-only rootfs", s.readonly_rootfs),
         (
@@ -164,8 +171,79 @@ fn strict_holds_every_row_of_the_table() {
         ),
         (30, "init", s.init),
     ];
-    for (row, name, holds) in rows {
-        assert!(holds, "row {row}: {name}\n{s:#?}");
+    rows.iter()
+        .filter(|(_, _, holds)| !holds)
+        .map(|(row, name, _)| (*row, *name))
+        .collect()
+}
+
+/// Rows that each profile lacks, by section 9 of the isolation table: `standard`
+/// is `strict` but for the root, and for `sudo` where users are mapped (row 20
+/// is then what the two rows of privilege were for).
+#[test]
+fn each_profile_holds_every_row_but_the_ones_it_names() {
+    let no_capabilities = (2, "no capabilities");
+    let no_escalation = (3, "no escalation");
+    let root = (5, "read-only rootfs");
+    for (profile, users_are_mapped, lacks) in [
+        (Profile::Strict, false, vec![]),
+        (Profile::Strict, true, vec![]),
+        (Profile::Standard, false, vec![root]),
+        (
+            Profile::Standard,
+            true,
+            vec![no_capabilities, no_escalation, root],
+        ),
+        (Profile::Containers, false, vec![root]),
+        (
+            Profile::Containers,
+            true,
+            vec![no_capabilities, no_escalation, root],
+        ),
+    ] {
+        let request = Request {
+            profile,
+            ..request()
+        };
+        let place = Place {
+            users_are_mapped,
+            ..place()
+        };
+        let s = of(&request, &place);
+        assert_eq!(missing_rows(&s), lacks, "{profile:?} {s:#?}");
+    }
+}
+
+/// What a profile changes, field by field: the rest is the strict sandbox's.
+#[test]
+fn a_profile_changes_its_own_fields_and_nothing_else() {
+    let strict = strict(&request(), &place());
+    for profile in [Profile::Standard, Profile::Containers] {
+        let asked = Request {
+            profile,
+            ..request()
+        };
+        let open_root = Sandbox {
+            readonly_rootfs: false,
+            ..strict.clone()
+        };
+        assert_eq!(of(&asked, &place()), open_root, "{profile:?}");
+        let mapped = Place {
+            users_are_mapped: true,
+            ..place()
+        };
+        let sudo = Sandbox {
+            security_opt: vec![],
+            cap_add: ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
+                .map(String::from)
+                .to_vec(),
+            ..open_root
+        };
+        assert_eq!(of(&asked, &mapped), sudo, "{profile:?}");
+        assert_eq!(
+            (sudo.user.as_str(), &sudo.cap_drop[..]),
+            ("1001:1001", &["ALL"][..])
+        );
     }
 }
 
@@ -289,6 +367,11 @@ fn the_spec_hash_ignores_names_and_sees_limits() {
     let mut bigger = request();
     bigger.resources.memory_bytes += 1;
     assert_eq!(a.spec_hash(), b.spec_hash());
+    let standard = Request {
+        profile: Profile::Standard,
+        ..request()
+    };
+    assert_ne!(a.spec_hash(), of(&standard, &place()).spec_hash());
     assert_ne!(a.spec_hash(), strict(&bigger, &place()).spec_hash());
 }
 
