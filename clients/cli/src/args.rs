@@ -104,3 +104,13 @@ pub(crate) enum Command {
     )]
     Share(pool::Share),
 }
+
+/// `owner/name`, so that a slip is not taken for a repository without jobs.
+pub(crate) fn parse_repo(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((owner, name)) if !owner.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(text.to_owned())
+        }
+        _ => Err("write owner/name, for example acme/web".to_owned()),
+    }
+}

@@ -5,25 +5,49 @@ use std::time::Duration;
 use jiff::Timestamp;
 use prost_types::{Duration as ProtoDuration, Timestamp as ProtoTimestamp};
 
-/// `30`, `30s`, `500ms`, `5m`, `2h`, `1d`. A bare number is seconds.
+/// `30`, `30s`, `500ms`, `5m`, `6h15m`, `1d`. A bare number is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let mut millis: u64 = 0;
+    let mut rest = text;
+    let mut smallest = u64::MAX;
+    loop {
+        let (number, unit, after) = one_duration(rest)?;
+        // From large to small, each once; a bare number stands alone.
+        let bare = unit == 0;
+        if unit >= smallest || (bare && rest.len() != text.len()) {
+            return Err("write the larger unit first, for example 6h15m".to_owned());
+        }
+        smallest = unit;
+        millis = number
+            .checked_mul(if bare { 1_000 } else { unit })
+            .and_then(|more| millis.checked_add(more))
+            .filter(|ms| *ms <= 366 * 86_400_000)
+            .ok_or("longer than a year")?;
+        rest = after;
+        if rest.is_empty() {
+            return Ok(Duration::from_millis(millis));
+        }
+    }
+}
+
+/// The first number, the milliseconds of its unit (0: none was written), and what follows.
+fn one_duration(text: &str) -> Result<(u64, u64, &str), String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let number: u64 = text[..digits]
         .parse()
         .map_err(|_| "not a duration; write for example 30s, 5m or 2h".to_owned())?;
-    let millis = match &text[digits..] {
+    let rest = &text[digits..];
+    let letters = rest.bytes().take_while(|b| !b.is_ascii_digit()).count();
+    let unit = match &rest[..letters] {
         "ms" => 1,
-        "" | "s" => 1_000,
+        "" => 0,
+        "s" => 1_000,
         "m" => 60_000,
         "h" => 3_600_000,
         "d" => 86_400_000,
         unit => return Err(format!("unknown unit {unit:?}; use ms, s, m, h or d")),
     };
-    number
-        .checked_mul(millis)
-        .filter(|ms| *ms <= 366 * 86_400_000)
-        .map(Duration::from_millis)
-        .ok_or_else(|| "longer than a year".into())
+    Ok((number, unit, &rest[letters..]))
 }
 
 /// The same, but not zero.
@@ -97,6 +121,19 @@ pub(crate) fn age(t: Option<&ProtoTimestamp>, now: Timestamp) -> String {
     }
 }
 
+/// All of it, as one would write it: `6h15m`, `90s`.
+pub(crate) fn exact(seconds: u64) -> String {
+    let mut rest = seconds;
+    let mut text = String::new();
+    for (unit, length) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
+        if rest >= length || (length == 1 && text.is_empty()) {
+            text.push_str(&format!("{}{unit}", rest / length));
+            rest %= length;
+        }
+    }
+    text
+}
+
 /// The largest unit that leaves a number of two digits or so.
 pub(crate) fn short(seconds: u64) -> String {
     match seconds {
@@ -145,6 +182,8 @@ mod tests {
             ("5m", 300_000),
             ("2h", 7_200_000),
             ("1d", 86_400_000),
+            ("6h15m", 22_500_000),
+            ("1d2h3m4s5ms", 93_784_005),
         ] {
             assert_eq!(
                 parse_duration(text),
@@ -159,10 +198,18 @@ mod tests {
             "1.5s",
             "5 m",
             "1w",
+            "15m6h",
+            "1h1h",
+            "6h15",
+            "6h-1m",
             "99999999999999999999",
             "400d",
         ] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+        for (seconds, text) in [(0, "0s"), (90, "1m30s"), (300, "5m"), (22_500, "6h15m")] {
+            assert_eq!(exact(seconds), text);
+            assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)));
         }
         assert!(parse_timeout("0").is_err());
     }

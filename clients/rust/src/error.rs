@@ -133,10 +133,10 @@ impl Error {
                 refused,
             };
         }
-        if status.code() == Code::Unknown && status.message().starts_with("grpc-status header") {
+        if let Some(problem) = stranger(status) {
             return Error::Unreachable {
                 address: address.to_owned(),
-                problem: "what answers there does not speak gRPC".into(),
+                problem: problem.into(),
                 refused: false,
             };
         }
@@ -174,6 +174,21 @@ impl Error {
             next_step,
         })
     }
+}
+
+/// What gives away that something else than a scheduler's API answers: a web server without gRPC (tonic makes these
+/// statuses itself, whatever the HTTP status was), or a gRPC server that does not know the call and says not a word.
+fn stranger(status: &Status) -> Option<&'static str> {
+    let text = status.message();
+    if text.starts_with("grpc-status header")
+        || text.starts_with("protocol error: received message with invalid compression flag")
+    {
+        return Some("what answers there does not speak gRPC");
+    }
+    let unknown = status.code() == Code::Unimplemented && text.is_empty();
+    unknown.then_some(
+        "what answers there does not know the call; it is another listener, or another version",
+    )
 }
 
 /// The innermost cause says most ("Connection refused"); the outer layers

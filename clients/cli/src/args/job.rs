@@ -13,7 +13,7 @@ pub(crate) enum Job {
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Only jobs of this repository
-    #[arg(long, value_name = "OWNER/REPO")]
+    #[arg(long, value_name = "OWNER/REPO", value_parser = super::parse_repo)]
     pub(crate) repo: Option<String>,
     /// Only jobs in this state
     #[arg(long, value_name = "STATE", value_enum)]

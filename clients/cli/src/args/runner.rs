@@ -69,7 +69,7 @@ pub(crate) struct ListWorkflows {
 #[derive(Debug, Args)]
 pub(crate) struct ListContainers {
     /// Only runners of this repository
-    #[arg(long, value_name = "OWNER/REPO")]
+    #[arg(long, value_name = "OWNER/REPO", value_parser = super::parse_repo)]
     pub(crate) repo: Option<String>,
     /// Only runners on this node
     #[arg(long, value_name = "NODE")]

@@ -94,6 +94,10 @@ async fn list_containers(global: &Global, args: ListContainers) -> Result<(), Fa
         Ok((page.runners, page.next_page_token))
     })
     .await?;
+    // Nothing on a node that exists is an answer; a node nobody knows is a mistake.
+    if let (true, Some(name)) = (runners.is_empty(), args.node) {
+        client.get_node(v1::GetNodeRequest { name }).await?;
+    }
     let containers: Vec<_> = runners
         .into_iter()
         .filter(|r| args.all || !r.container_id.is_empty())

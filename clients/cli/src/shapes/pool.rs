@@ -74,7 +74,7 @@ fn limit(n: u32) -> String {
 }
 
 fn duration(seconds: Option<f64>) -> String {
-    seconds.map(|s| units::short(s as u64)).unwrap_or_default()
+    seconds.map(|s| units::exact(s as u64)).unwrap_or_default()
 }
 
 impl Listed for Pool {

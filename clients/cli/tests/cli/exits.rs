@@ -60,6 +60,45 @@ fn something_else_there() {
     }
 }
 
+/// The webhook listener and any web server: a well-formed answer, but not of gRPC.
+#[test]
+fn a_web_server_is_no_scheduler() {
+    let fake = Fake::start(harbour(FIXED));
+    // What tonic makes of a 404 without gRPC, and of a gRPC server without the service.
+    let web = "grpc-status header missing, mapped from HTTP status code 404";
+    for (call, text) in [("list_nodes", ""), ("list_jobs", web)] {
+        let status = Status::new(Code::Unimplemented, text);
+        // More than the client tries again.
+        fake.world().faults.insert(call, vec![status; 50]);
+    }
+    for (args, problem) in [
+        (
+            ["node", "list"],
+            "what answers there does not know the call; it is another listener, or another version",
+        ),
+        (["job", "list"], "what answers there does not speak gRPC"),
+    ] {
+        run(&fake.url, &args).failed(
+            4,
+            &format!("no scheduler answers at {}: {problem}", fake.url),
+            "check that the address is a scheduler's API listener (--scheduler, LONGSHORE_ADDRESS)",
+        );
+    }
+}
+
+#[test]
+fn a_repository_has_an_owner() {
+    for args in ["job list --repo web", "runner list-containers --repo a/b/c"] {
+        let ended = run("http://127.0.0.1:9", &args.split(' ').collect::<Vec<_>>());
+        assert_eq!(ended.code, 2, "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("write owner/name"),
+            "{}",
+            ended.stderr
+        );
+    }
+}
+
 #[test]
 fn an_answer_that_does_not_come() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -82,6 +121,11 @@ fn unknown_things_are_not_found() {
         ),
         (
             "node drain n9",
+            "no node is called n9",
+            "list them: longshore node list",
+        ),
+        (
+            "runner list-containers --node n9",
             "no node is called n9",
             "list them: longshore node list",
         ),
