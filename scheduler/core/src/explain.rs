@@ -600,6 +600,14 @@ impl Fleet {
         self.plans().into_iter().map(|plan| plan.pool).collect()
     }
 
+    /// Whether a pool adds this label to what its nodes prove; `only` asks one pool.
+    pub fn grants(&self, label: &str, only: Option<&PoolName>) -> bool {
+        self.pools
+            .values()
+            .filter(|entry| only.is_none_or(|name| entry.pool.name == *name))
+            .any(|entry| grants(&entry.pool, label))
+    }
+
     /// The first label of a set that no node proves and no pool grants: the
     /// architecture before anything else, since it says most.
     pub(crate) fn missing_label(&self, labels: &[String]) -> Option<String> {

@@ -345,8 +345,11 @@ pub fn explanation(explanation: &Explanation, job: v1::Job) -> v1::ExplainJobRes
 /// Why jobs wait, remembering the answer for jobs that cannot differ.
 #[derive(Default)]
 pub struct Reasons {
-    known: BTreeMap<(String, Vec<String>), &'static str>,
+    known: BTreeMap<Alike, &'static str>,
 }
+
+/// Repository, labels, and where the code comes from (event and head): jobs that agree in these get one answer.
+type Alike = (String, Vec<String>, Option<String>, Option<String>);
 
 impl Reasons {
     /// A stable word, empty for a job that does not wait.
@@ -357,7 +360,12 @@ impl Reasons {
         if job.phase() == JobPhase::Waiting {
             return "not_queued";
         }
-        let key = (job.seen.repository.full_name(), job.seen.labels.clone());
+        let key = (
+            job.seen.repository.full_name(),
+            job.seen.labels.clone(),
+            job.seen.origin.event.clone(),
+            job.seen.origin.head_repository.clone(),
+        );
         self.known.entry(key).or_insert_with(|| {
             fleet
                 .explain(job.seen.id, now)

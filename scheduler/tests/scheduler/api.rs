@@ -130,6 +130,23 @@ async fn what_cannot_be_provisioned_is_said_in_words() {
         problem(&["linux", "quantum", "exotic"]).await,
         "no node carries the labels exotic, quantum; attach one that does"
     );
+    // A pool's own label is proven by no node: the pool grants it.
+    let pool = v1::Pool {
+        name: "lab".to_owned(),
+        labels: ["linux", "quantum"].map(str::to_owned).to_vec(),
+        ..Default::default()
+    };
+    let set = v1::SetPoolRequest {
+        pool: Some(pool),
+        ..Default::default()
+    };
+    let mut pools = scheduler.fleet().await;
+    pools.set_pool(set).await.expect("set");
+    assert_eq!(problem(&["linux", "quantum"]).await, "");
+    assert_eq!(
+        problem(&["linux", "quantum", "exotic"]).await,
+        "no node carries the label exotic; attach one that does"
+    );
     scheduler.shutdown().await;
 }
 
@@ -243,6 +260,28 @@ async fn a_job_no_node_can_run_is_counted_by_what_is_missing_and_explained_per_n
         .expect("lists")
         .into_inner();
     assert!(other.queues.is_empty());
+    scheduler.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_list_tells_a_strangers_fork_from_the_repositorys_own_jobs() {
+    let scheduler = World::new().start().await;
+    let mut node = Node::attach(&scheduler, "n1").await;
+    let mut fork = queued(2);
+    fork["event"] = "pull_request".into();
+    fork["head_repository"] = "stranger/web".into();
+    // The same repository and labels: only the code's origin differs.
+    scheduler.deliver(&queued(1)).await;
+    scheduler.deliver(&fork).await;
+    node.first_runner().await;
+    let mut fleet = scheduler.fleet().await;
+    let listed = fleet.list_jobs(v1::ListJobsRequest::default()).await;
+    for job in listed.expect("lists").into_inner().jobs {
+        let asked = v1::ExplainJobRequest { id: job.id };
+        let explained = fleet.explain_job(asked).await.expect("known").into_inner();
+        assert_eq!(job.waiting_reason, explained.reason, "job {}", job.id);
+        assert_eq!(job.waiting_reason == "fork_refused", job.id == 2);
+    }
     scheduler.shutdown().await;
 }
 

@@ -137,8 +137,8 @@ fn seen(body: &serde_json::Value, traceparent: Option<&str>) -> Option<JobSeen> 
         runner_name: word("runner_name"),
         runner_id: None,
         origin: Origin {
-            event: Some("push".to_owned()),
-            head_repository: Some("acme/web".to_owned()),
+            event: word("event").or(Some("push".to_owned())),
+            head_repository: word("head_repository").or(Some("acme/web".to_owned())),
         },
         created_at: 1_780_000_000_000,
         started_at: (phase >= JobPhase::InProgress).then_some(1_780_000_001_000),

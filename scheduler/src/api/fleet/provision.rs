@@ -59,7 +59,10 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         let mut commands = Vec::new();
         let mut provisioned = Vec::new();
         for floor in wanted {
-            let problem = self.parts.view.fleet(|fleet| problem(fleet, &floor.labels));
+            let problem = self
+                .parts
+                .view
+                .fleet(|fleet| problem(fleet, &floor.labels, pool.as_ref()));
             provisioned.push(v1::Provisioned {
                 repo: floor.repo,
                 scope: floor.scope.to_string(),
@@ -175,27 +178,32 @@ fn usual_labels(fleet: &Fleet) -> BTreeSet<String> {
     ["self-hosted", "linux", arch].map(str::to_owned).into()
 }
 
-/// Why nothing of these labels can start now; `None` when a node can take it.
-fn problem(fleet: &Fleet, labels: &BTreeSet<String>) -> Option<String> {
+/// Why nothing of these labels can start now, from one pool if named; `None` when a node can take it.
+fn problem(fleet: &Fleet, labels: &BTreeSet<String>, pool: Option<&PoolName>) -> Option<String> {
     if !fleet.is_running() {
         return Some("scaling is off; `longshore runner start` turns it on".to_owned());
     }
     if fleet.nodes().next().is_none() {
         return Some("no node is attached; start longshore-agent on a host".to_owned());
     }
+    // What a pool grants is asked of no node.
+    let asked: BTreeSet<&String> = labels
+        .iter()
+        .filter(|label| !fleet.grants(label, pool))
+        .collect();
     let carriers: Vec<_> = fleet
         .nodes()
-        .filter(|node| labels.is_subset(&node.capability.labels))
+        .filter(|node| asked.iter().all(|l| node.capability.labels.contains(*l)))
         .collect();
     if carriers.is_empty() {
-        let missing: Vec<&str> = labels
+        let missing: Vec<&str> = asked
             .iter()
             .filter(|label| {
                 !fleet
                     .nodes()
-                    .any(|node| node.capability.labels.contains(*label))
+                    .any(|node| node.capability.labels.contains(**label))
             })
-            .map(String::as_str)
+            .map(|label| label.as_str())
             .collect();
         if !fleet.nodes().any(Node::is_fingerprinted) {
             return Some(

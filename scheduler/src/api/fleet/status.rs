@@ -205,7 +205,8 @@ fn credentials(
             line.reset_at = Some(convert::time(rate.reset_at));
         }
         if let Some(until) = rate.limited_until {
-            let detail = format!("rate limited by GitHub until {until} ms; it goes on by itself");
+            let until = convert::time(until);
+            let detail = format!("rate limited by GitHub until {until}; it goes on by itself");
             problems.entry(line.name.clone()).or_insert(detail);
         }
     }
