@@ -1,6 +1,7 @@
 //! Logs to standard error, and spans to an OTLP receiver when one is named.
 
 use std::collections::HashMap;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use agent_core::RunnerSpec;
@@ -28,6 +29,8 @@ impl Telemetry {
             .with_context(|| format!("log {log:?} is not a filter such as info or debug"))?;
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
+            // Escape sequences are for terminals, not for log files.
+            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
             .with_filter(filter);
         let provider = otlp_endpoint
             .map(|endpoint| provider(node, endpoint))

@@ -106,6 +106,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for warning in Config::unknown_environment(&given.environment) {
         tracing::warn!("{warning}");
     }
+    for warning in exposed(&base) {
+        tracing::warn!("{warning}");
+    }
     let listeners = Listeners::bind(&base).await?;
     let store = Sqlite::open(Options::new(&base.state_dir))
         .await
@@ -184,7 +187,35 @@ async fn check(arguments: &Arguments, given: &Given, base: &Config) -> anyhow::R
     for warning in Config::unknown_environment(&given.environment) {
         writeln!(out, "# {warning}")?;
     }
+    for warning in exposed(&config) {
+        writeln!(out, "# {warning}")?;
+    }
     Ok(())
+}
+
+/// Files with secrets that others than their owner can read. A warning, not an error: some systems mount them so.
+fn exposed(config: &Config) -> Vec<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let github = &config.github;
+    let accounts = github.accounts.accounts.iter();
+    let enterprises = github.accounts.enterprises.iter();
+    github
+        .token_file
+        .iter()
+        .chain(&github.app_key_file)
+        .chain(&github.webhook_secret_files)
+        .chain(accounts.filter_map(|account| account.token_file.as_ref()))
+        .chain(enterprises.map(|enterprise| &enterprise.token_file))
+        .filter_map(|file| {
+            let mode = std::fs::metadata(file).ok()?.permissions().mode();
+            let file = file.display();
+            (mode & 0o077 != 0).then(|| {
+                format!(
+                    "{file} holds a secret and others than its owner may read it: chmod 600 {file}"
+                )
+            })
+        })
+        .collect()
 }
 
 /// One line for whoever started us: ready, and where.

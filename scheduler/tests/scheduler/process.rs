@@ -114,6 +114,25 @@ async fn check_config_shows_origins_and_no_secret() {
 }
 
 #[tokio::test]
+async fn a_secret_that_others_may_read_is_said() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let token = folder.path().join("token");
+    std::fs::write(&token, "ghp_neverprinted").expect("written");
+    for (mode, told) in [(0o600, false), (0o640, true), (0o604, true)] {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&token, permissions).expect("set");
+        let mut check = command(folder.path());
+        check.args(["--check-config", "--github-token-file"]);
+        let (code, shown, errors) = output(check.arg(&token)).await;
+        assert_eq!(code, Some(0), "{errors}");
+        let warning = format!("chmod 600 {}", token.display());
+        assert_eq!(shown.contains(&warning), told, "{mode:o}: {shown}");
+        assert!(!shown.contains("neverprinted"));
+    }
+}
+
+#[tokio::test]
 async fn a_second_scheduler_on_one_state_folder_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let (_child, _) = start(&mut command(folder.path())).await;
