@@ -49,6 +49,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         min_free_disk: config.min_free_disk,
         pull: config.pull,
         host_cpus: possible_cpus(),
+        profiles: config.profiles,
     })
 }
 
@@ -111,6 +112,7 @@ fn limits(config: &Config) -> Limits {
         cpu_millis: config.cpu_millis,
         memory_bytes: config.memory_bytes,
         max_runners: config.max_runners,
+        profiles: config.profiles,
     }
 }
 

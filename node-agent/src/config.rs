@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use agent_core::sandbox::Offered;
 use agent_core::slots::SlotsCidr;
 use agent_docker::FirewallTool;
 use thiserror::Error;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 17] = [
+pub const KEYS: [(&str, &str, &str); 18] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -72,6 +73,11 @@ pub const KEYS: [(&str, &str, &str); 17] = [
         "no new runner below this much free disk",
     ),
     ("pull", "true", "pull images that are missing"),
+    (
+        "profiles",
+        "strict,standard,containers",
+        "sandbox profiles to offer, comma separated",
+    ),
     (
         "otlp_endpoint",
         "",
@@ -262,6 +268,7 @@ pub struct Config {
     pub firewall: FirewallTool,
     pub min_free_disk: u64,
     pub pull: bool,
+    pub profiles: Offered,
     pub otlp_endpoint: Option<String>,
     pub log: String,
     pub lease_ms: u64,
@@ -311,6 +318,11 @@ impl Config {
                 _ => Err("must be auto, nft or iptables".into()),
             })?,
             min_free_disk: settings.parse("min_free_disk", bytes)?,
+            profiles: settings.parse("profiles", |text| {
+                Offered::parse(text).map_err(|word| {
+                    format!("{word:?} is not one of strict, standard and containers")
+                })
+            })?,
             pull: settings.parse("pull", |text| {
                 text.parse().map_err(|_| "must be true or false".to_owned())
             })?,

@@ -15,7 +15,7 @@ use crate::names::Fnv;
 
 pub mod profile;
 
-pub use profile::Profile;
+pub use profile::{Offered, Profile};
 
 /// Root of the runner program in GitHub's image and in ours.
 pub const RUNNER_ROOT: &str = "/home/runner";
@@ -294,6 +294,8 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
             // Steps die before the runner program does.
             "PIPELINE_JOB_OOMSCOREADJ=900".into(),
             "NVIDIA_VISIBLE_DEVICES=void".into(),
+            // Nor may the image name a hook of its own.
+            "ACTIONS_RUNNER_CONTAINER_HOOKS=".into(),
         ],
         labels: place.labels.clone(),
         stop_signal: "SIGINT",

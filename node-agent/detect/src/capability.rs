@@ -1,11 +1,13 @@
 //! Puts the findings together into what the node offers.
 
 use agent_core::Resources;
+use agent_core::sandbox::Offered;
 use serde::Serialize;
 
 use crate::Host;
 use crate::cpu::arch_of;
 use crate::nvidia::Gpu;
+use crate::profiles::offers;
 use crate::properties::{Property, of_engine};
 
 /// What the container engine said of itself.
@@ -28,12 +30,23 @@ pub struct Engine {
     pub memory_bytes: u64,
 }
 
+impl Engine {
+    /// The engine maps every user of a container to a powerless one of the host.
+    pub(crate) fn maps_users(&self) -> bool {
+        self.security_options
+            .iter()
+            .any(|option| option.contains("name=userns"))
+    }
+}
+
 /// What the operator allows; it may only take away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     pub cpu_millis: Option<u32>,
     pub memory_bytes: Option<u64>,
     pub max_runners: u32,
+    /// Profiles that may be offered.
+    pub profiles: Offered,
 }
 
 /// One probe's finding.
@@ -230,7 +243,9 @@ pub fn assemble(
             }
         },
         gpus,
-        properties: engine.map(of_engine).unwrap_or_default(),
+        properties: engine
+            .map(|engine| [of_engine(engine), offers(engine, limits.profiles)].concat())
+            .unwrap_or_default(),
         engine: engine.cloned(),
         evidence,
         max_runners: limits.max_runners,
@@ -322,6 +337,7 @@ mod tests {
             cpu_millis: Some(64_000),
             memory_bytes: Some(1 << 40),
             max_runners: 3,
+            ..Limits::default()
         };
         let offered = assemble(&host("x86_64"), Some(&engine("amd64")), &more, &[]);
         assert_eq!(offered.capacity.cpu_millis, 8_000);

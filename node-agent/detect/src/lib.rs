@@ -10,6 +10,7 @@ pub mod capability;
 pub mod cpu;
 pub mod emulation;
 pub mod nvidia;
+pub mod profiles;
 pub mod properties;
 
 pub use capability::{Capability, Engine, Evidence, Limits, assemble};

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use agent_core::names::Instance;
+use agent_core::sandbox::Offered;
 use agent_core::slots::SlotsCidr;
 
 /// Which program loads the firewall rules.
@@ -37,4 +38,6 @@ pub struct Config {
     /// Missing images are pulled; off in tests.
     pub pull: bool,
     pub host_cpus: u32,
+    /// Profiles that a sandbox may be asked to have.
+    pub profiles: Offered,
 }

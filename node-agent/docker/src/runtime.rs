@@ -13,7 +13,7 @@ use agent_core::lifecycle::IDLE_GRACE_MS;
 use agent_core::model::{Condition, ErrorReason, RunnerSpec};
 use agent_core::names::label;
 use agent_core::runtime::{Found, Notice, Outcome, Prepared, Processes, Runtime, RuntimeError};
-use agent_core::sandbox::{self, Place, Request};
+use agent_core::sandbox::{self, Place, Profile, Request};
 use bollard::Docker;
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
@@ -350,6 +350,24 @@ impl Inner {
         Ok(())
     }
 
+    fn offers(&self, profile: Profile) -> Result<(), RuntimeError> {
+        let why = match (
+            self.config.profiles.has(profile),
+            profile.terms().containers,
+        ) {
+            (false, _) => "it is left out of profiles in its configuration",
+            (_, true) => "it does not broker containers yet",
+            _ => return Ok(()),
+        };
+        Err(RuntimeError {
+            reason: ErrorReason::SpecRefused,
+            detail: format!(
+                "profile {} is not offered by this node: {why}",
+                profile.word()
+            ),
+        })
+    }
+
     async fn make(
         &self,
         spec: &RunnerSpec,
@@ -362,12 +380,7 @@ impl Inner {
             reason: ErrorReason::SpecRefused,
             detail: refusal.to_string(),
         })?;
-        if request.profile.terms().containers {
-            return Err(RuntimeError {
-                reason: ErrorReason::SpecRefused,
-                detail: "profile containers is not offered by this node yet".into(),
-            });
-        }
+        self.offers(request.profile)?;
         let image_id = self
             .images
             .ensure(&docker, &request.image, &request.platform, self.config.pull)

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use agent_core::sandbox::{Sandbox, VolumeMount};
 use bollard::models::{
-    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount,
-    MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig,
+    Mount, MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 
 /// The body of `POST /containers/create`.
@@ -28,6 +28,11 @@ pub fn container_body(sandbox: &Sandbox) -> ContainerCreateBody {
         labels: Some(labels.clone()),
         stop_signal: Some(sandbox.stop_signal.into()),
         stop_timeout: Some(sandbox.stop_timeout_s),
+        // An image's own would run beside the job, for as long as it lives.
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".into()]),
+            ..HealthConfig::default()
+        }),
         host_config: Some(host_config(sandbox, &labels)),
         ..ContainerCreateBody::default()
     }
@@ -119,4 +124,91 @@ pub(crate) fn volume_mount(mount: &VolumeMount, labels: &HashMap<String, String>
 
 fn strings(list: &[&str]) -> Vec<String> {
     list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agent_core::dialect::Dialect;
+    use agent_core::model::{Resources, RunnerSpec};
+    use agent_core::sandbox::{self, Place, Profile, Request};
+
+    fn body(profile: Profile, users_are_mapped: bool) -> ContainerCreateBody {
+        let spec = RunnerSpec {
+            image: "image".into(),
+            profile: profile.word().into(),
+            platform: "linux/amd64".into(),
+            resources: Resources {
+                cpu_millis: 1_000,
+                memory_bytes: 1 << 30,
+                gpus: 0,
+            },
+            ..RunnerSpec::default()
+        };
+        let place = Place {
+            image_id: "sha256:0".into(),
+            network: "ls-x-0".into(),
+            work_volume: "work".into(),
+            bin_volume: "bin".into(),
+            externals_volume: "ext".into(),
+            dns: vec![],
+            host_cpus: 1,
+            cgroup_parent: String::new(),
+            labels: vec![],
+            dialect: Dialect::DOCKER,
+            seccomp_file: String::new(),
+            users_are_mapped,
+        };
+        container_body(&sandbox::of(&Request::from_spec(&spec).unwrap(), &place))
+    }
+
+    /// An engine fills what a request leaves open from the image: so nothing that
+    /// an image can say something about is left open, but its volumes and ports.
+    #[test]
+    fn an_image_has_no_say_where_it_could_have_one() {
+        for profile in Profile::ALL {
+            for mapped in [false, true] {
+                let body = body(profile, mapped);
+                assert_eq!(body.user.as_deref(), Some("1001:1001"));
+                assert!(body.entrypoint.is_some_and(|words| !words.is_empty()));
+                assert!(body.cmd.is_some_and(|words| !words.is_empty()));
+                assert_eq!(body.working_dir.as_deref(), Some("/home/runner"));
+                assert_eq!(body.stop_signal.as_deref(), Some("SIGINT"));
+                let health = body.healthcheck.and_then(|health| health.test);
+                assert_eq!(health, Some(vec!["NONE".to_owned()]));
+                let env = body.env.unwrap_or_default();
+                assert!(env.contains(&"NVIDIA_VISIBLE_DEVICES=void".to_owned()));
+                let host = body.host_config.unwrap_or_default();
+                // Ports of an image are not published, and its volumes are anonymous.
+                assert_eq!(host.publish_all_ports, Some(false));
+                assert_eq!((host.port_bindings, host.volumes_from), (None, None));
+            }
+        }
+    }
+
+    #[test]
+    fn fields_that_would_open_a_sandbox_are_never_filled() {
+        for profile in Profile::ALL {
+            for mapped in [false, true] {
+                let host = body(profile, mapped).host_config.unwrap_or_default();
+                assert_eq!(host.privileged, Some(false));
+                assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
+                for list in [&host.binds, &host.device_cgroup_rules, &host.group_add] {
+                    assert_eq!(list.as_ref().map(Vec::len), Some(0));
+                }
+                assert_eq!(host.devices, Some(vec![]));
+                assert_eq!((&host.device_requests, &host.runtime), (&None, &None));
+                assert_eq!((&host.links, &host.extra_hosts), (&None, &None));
+                assert_eq!((&host.sysctls, &host.volume_driver), (&None, &None));
+                for mode in [&host.pid_mode, &host.uts_mode, &host.userns_mode] {
+                    assert_eq!(mode.as_deref(), Some(""));
+                }
+                assert_eq!(host.ipc_mode.as_deref(), Some("private"));
+                for mount in host.mounts.unwrap_or_default() {
+                    assert_eq!(mount.typ, Some(MountType::VOLUME));
+                    assert!(!mount.source.unwrap_or_default().contains('/'));
+                }
+            }
+        }
+    }
 }

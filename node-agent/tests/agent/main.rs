@@ -9,6 +9,7 @@ mod engine;
 mod namespaces;
 mod on;
 mod podman;
+mod profiles;
 mod support;
 mod walls;
 

@@ -8,6 +8,7 @@ use crate::{
     fleet::Fleet,
     labels::{Signature, is_gpu},
     model::{JobId, JobPhase, NodeName, Now, Pool, PoolName, Resources, Scope, UtcMillis},
+    profile,
     reconcile::{is_engine, is_refusal},
     state::{Job, Node},
 };
@@ -493,18 +494,8 @@ impl Fleet {
                 )
             });
         }
-        for property in pool
-            .required_properties
-            .difference(&node.capability.properties)
-        {
-            reasons.push(Reason::new(
-                ReasonCode::MissingProperty,
-                format!(
-                    "pool {} requires {property}, which this node does not guarantee",
-                    pool.name
-                ),
-                format!("make the node guarantee {property}, or do not require it"),
-            ));
+        if node.is_fingerprinted() {
+            reasons.extend(missing_properties(pool, node));
         }
         let wanted = request(pool, signature.wants_gpu);
         if wanted.gpus as usize > node.proven_gpus() {
@@ -721,4 +712,42 @@ fn no_capacity(node: &Node, wanted: Resources) -> Option<Reason> {
         short,
         "wait for a runner on it to finish, or add a node",
     ))
+}
+
+/// A reason for each property that the pool or its profile asks for in vain.
+fn missing_properties(pool: &Pool, node: &Node) -> Vec<Reason> {
+    let missing = profile::missing(pool, &node.capability.properties);
+    let reason = |property: &String| {
+        let (detail, unblocked_by) = if let Some(profile) = profile::offered(property) {
+            (
+                format!(
+                    "pool {} has profile {profile}, which this node does not offer",
+                    pool.name
+                ),
+                format!(
+                    "a node that offers {profile} (profiles in its agent's configuration, and profile_{profile} in longshore node describe says why not), or another profile for the pool"
+                ),
+            )
+        } else if pool.required_properties.contains(property) {
+            (
+                format!(
+                    "pool {} requires {property}, which this node does not guarantee",
+                    pool.name
+                ),
+                format!("make the node guarantee {property}, or do not require it"),
+            )
+        } else {
+            (
+                format!(
+                    "profile {} of pool {} requires {property}, which this node does not guarantee",
+                    pool.profile, pool.name
+                ),
+                format!(
+                    "make the node guarantee {property}: longshore node describe says what is in the way"
+                ),
+            )
+        };
+        Reason::new(ReasonCode::MissingProperty, detail, unblocked_by)
+    };
+    missing.iter().map(reason).collect()
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use crate::{
     labels::{Bits, Labels, SignatureIx, is_gpu, must_be_proven},
     model::{Pool, Resources},
+    profile,
     state::Node,
 };
 
@@ -138,7 +139,7 @@ impl Class {
                 .all(|(id, label)| self.labels.contains(*id) || grants(pool, label));
         labelled
             && (request(pool, signature.wants_gpu).gpus == 0 || self.key.has_gpu)
-            && pool.required_properties.is_subset(&self.key.properties)
+            && profile::missing(pool, &self.key.properties).is_empty()
             && !self.key.blocked_images.contains(&pool.image)
     }
 

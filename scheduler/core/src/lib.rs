@@ -28,6 +28,7 @@ pub mod model;
 mod ordered;
 mod owed;
 mod place;
+pub mod profile;
 mod reconcile;
 mod snapshot;
 mod spent;

@@ -33,6 +33,14 @@ pub(crate) fn capability() -> Capability {
             gpus: 0,
         }),
         agent_version: "0.1.0".to_owned(),
+        properties: scheduler_core::profile::of_a_full_node()
+            .into_iter()
+            .map(|name| v1::Property {
+                name,
+                state: v1::property::State::Guaranteed.into(),
+                evidence: "of this test".to_owned(),
+            })
+            .collect(),
         ..Capability::default()
     }
 }

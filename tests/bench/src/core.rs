@@ -297,6 +297,7 @@ impl Bench {
                         memory_bytes: u64::from(SLOTS) * (4 << 30),
                         gpus: 0,
                     },
+                    properties: scheduler_core::profile::of_a_full_node(),
                     ..Capability::default()
                 },
                 clock_offset_ms: 0,

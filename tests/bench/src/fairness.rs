@@ -138,6 +138,7 @@ impl Story {
                         memory_bytes: SLOTS as u64 * (4 << 30),
                         gpus: 0,
                     },
+                    properties: scheduler_core::profile::of_a_full_node(),
                     ..Capability::default()
                 },
                 clock_offset_ms: 0,

@@ -125,40 +125,12 @@ fn hello(name: &str, runners: u32) -> AttachRequest {
     }
 }
 
-/// Everything the strict profile asks for, as a node that proved it all.
+/// Everything the profiles ask for, as a node that proved it all.
 fn longshore_bench_properties() -> Vec<v1::Property> {
-    const STRICT: &[&str] = &[
-        "non_root",
-        "no_capabilities",
-        "no_escalation",
-        "seccomp",
-        "read_only_root",
-        "tmpfs",
-        "process_limit",
-        "memory_limit",
-        "no_swap",
-        "cpu_limit",
-        "ulimits",
-        "no_host_mounts",
-        "no_engine_socket",
-        "masked_proc",
-        "read_only_sys",
-        "own_namespaces",
-        "cgroup_namespace",
-        "no_devices",
-        "no_peers",
-        "no_host_services",
-        "no_metadata",
-        "dns",
-        "no_ipv6",
-        "log_cap",
-        "complete_removal",
-        "init",
-    ];
-    STRICT
-        .iter()
+    scheduler_core::profile::of_a_full_node()
+        .into_iter()
         .map(|name| v1::Property {
-            name: (*name).into(),
+            name,
             state: v1::property::State::Guaranteed.into(),
             evidence: "simulated node".into(),
         })

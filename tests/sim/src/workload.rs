@@ -73,10 +73,7 @@ fn capability(labels: &[&str], cpus: u32, gib: u64, gpus: u32) -> Capability {
             })
             .collect(),
         max_runners: 0,
-        properties: ["no_capabilities", "no_new_privileges"]
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
+        properties: scheduler_core::profile::of_a_full_node(),
         facts: Vec::new(),
     }
 }

@@ -79,6 +79,32 @@ impl Profile {
     }
 }
 
+/// Which profiles a node's operator lets it offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offered([bool; 3]);
+
+impl Default for Offered {
+    fn default() -> Self {
+        Self([true; 3])
+    }
+}
+
+impl Offered {
+    /// From names with commas between them; the error is the first that is no profile.
+    pub fn parse(words: &str) -> Result<Self, String> {
+        let mut offered = Self([false; 3]);
+        for word in words.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+            let profile = Profile::parse(word).ok_or_else(|| word.to_owned())?;
+            offered.0[profile as usize] = true;
+        }
+        Ok(offered)
+    }
+
+    pub fn has(self, profile: Profile) -> bool {
+        self.0[profile as usize]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +128,14 @@ mod tests {
             .filter(|profile| profile.has_sudo(true))
             .collect();
         assert_eq!(with, [Profile::Standard, Profile::Containers]);
+    }
+
+    #[test]
+    fn an_operators_list_takes_away() {
+        let offered = Offered::parse(" strict , containers").unwrap();
+        assert!(offered.has(Profile::Strict) && offered.has(Profile::Containers));
+        assert!(!offered.has(Profile::Standard));
+        assert!(Profile::ALL.into_iter().all(|p| Offered::default().has(p)));
+        assert_eq!(Offered::parse("strict,open"), Err("open".to_owned()));
     }
 }

@@ -399,26 +399,126 @@ fn refusals_name_what_is_wrong() {
     assert!(with(|s| s.gpu_uuids = vec!["GPU-1".into()]).contains("GPU"));
 }
 
+/// What must be empty or off whatever was asked, at any place.
+fn widened(s: &Sandbox) -> Vec<&'static str> {
+    let names_a_host_path = |mount: &VolumeMount| {
+        mount.volume.is_empty()
+            || mount.volume.contains('/')
+            || mount.volume.contains("docker.sock")
+    };
+    [
+        ("bind", !s.binds.is_empty()),
+        ("host folder", s.mounts.iter().any(names_a_host_path)),
+        (
+            "device",
+            !s.devices.is_empty() || !s.device_cgroup_rules.is_empty(),
+        ),
+        ("group", !s.group_add.is_empty()),
+        ("privileged", s.privileged),
+        ("capability kept", s.cap_drop != ["ALL"]),
+        (
+            "capability added",
+            s.cap_add
+                .iter()
+                .any(|cap| !profile::SUDO_CAPABILITIES.contains(&cap.as_str())),
+        ),
+        ("pid namespace", !s.pid_mode.is_empty()),
+        ("uts namespace", !s.uts_mode.is_empty()),
+        ("user namespace", !s.userns_mode.is_empty()),
+        ("ipc namespace", s.ipc_mode != "private"),
+        ("cgroup namespace", s.cgroupns_mode != "private"),
+        (
+            "network",
+            !["none", "ls-0a1b2c-7"].contains(&s.network_mode.as_str()),
+        ),
+        ("published ports", s.publish_all_ports),
+        ("user", s.user != "1001:1001"),
+        (
+            "unconfined",
+            s.security_opt.iter().any(|o| o.contains("unconfined")),
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(what, wide)| wide.then_some(what))
+    .collect()
+}
+
+/// A spec of the wire whose profile, platform and network are often real ones.
+fn any_spec() -> impl Strategy<Value = RunnerSpec> {
+    let word = |known: &[&str]| {
+        let known: Vec<String> = known.iter().map(|word| (*word).to_owned()).collect();
+        prop_oneof![4 => proptest::sample::select(known), 1 => ".{0,12}"]
+    };
+    let image = prop_oneof![
+        "[a-z]{1,8}(/[a-z]{1,8}){0,2}(:[a-z0-9]{1,6})?",
+        ".{0,40}",
+        Just("/var/run/docker.sock:/var/run/docker.sock".to_owned()),
+    ];
+    (
+        (
+            image,
+            word(&[
+                "",
+                "strict",
+                "standard",
+                "containers",
+                "nested",
+                "privileged",
+            ]),
+            word(&["", "open", "none", "host", "container:x", "bridge"]),
+            word(&["linux/amd64", "linux/arm64", "linux/arm/v7"]),
+        ),
+        (any::<u32>(), any::<u64>(), 0u32..2, any::<u64>()),
+        proptest::collection::vec(".{0,8}", 0..2),
+        proptest::collection::vec(
+            prop_oneof![Just("privileged=true".to_owned()), ".{0,20}"],
+            3,
+        ),
+    )
+        .prop_map(
+            |(
+                (image, profile, network_mode, platform),
+                (cpu, memory, gpus, lifetime_ms),
+                uuids,
+                words,
+            )| {
+                RunnerSpec {
+                    image,
+                    profile,
+                    network_mode,
+                    platform,
+                    resources: Resources {
+                        cpu_millis: cpu,
+                        memory_bytes: memory,
+                        gpus,
+                    },
+                    gpu_uuids: uuids,
+                    lifetime_ms,
+                    traceparent: words[0].clone(),
+                    pool: words[1].clone(),
+                    scope: words[2].clone(),
+                }
+            },
+        )
+}
+
 proptest! {
-    /// Whatever is asked for, nothing that opens the sandbox comes out.
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// Whatever is asked for, nothing that opens a sandbox comes out of any profile.
     #[test]
-    fn no_request_opens_the_sandbox(
-        image in ".{0,40}", profile in ".{0,12}", network in ".{0,12}",
-        platform in prop_oneof![Just("linux/amd64".to_owned()), Just("linux/arm64".to_owned()), ".{0,12}"],
-        cpu in any::<u32>(), memory in any::<u64>(), gpus in 0u32..4,
-        uuids in proptest::collection::vec(".{0,8}", 0..3), lifetime in any::<u64>(),
-        words in proptest::collection::vec(".{0,20}", 3),
-    ) {
-        let spec = RunnerSpec {
-            image: image.clone(), profile, network_mode: network, platform,
-            resources: Resources { cpu_millis: cpu, memory_bytes: memory, gpus },
-            gpu_uuids: uuids, lifetime_ms: lifetime,
-            traceparent: words[0].clone(), pool: words[1].clone(), scope: words[2].clone(),
-        };
+    fn no_request_opens_a_sandbox(spec in any_spec(), users_are_mapped in any::<bool>()) {
         let Ok(request) = Request::from_spec(&spec) else { return Ok(()) };
-        let s = strict(&request, &place());
-        let mut closed = strict(&super::tests::request(), &place());
-        // Only these fields may depend on what was asked.
+        let place = Place { users_are_mapped, ..place() };
+        let s = of(&request, &place);
+        prop_assert_eq!(widened(&s), Vec::<&str>::new());
+        let profile = request.profile;
+        prop_assert_eq!(
+            s.cap_add.len(),
+            if profile.has_sudo(users_are_mapped) { 5 } else { 0 }
+        );
+        // Of the profile's own sandbox, only these fields may depend on what was asked.
+        let mut closed = of(&Request { profile, ..super::tests::request() }, &place);
         closed.platform = s.platform.clone();
         closed.memory = s.memory;
         closed.memory_swap = s.memory;
@@ -428,8 +528,34 @@ proptest! {
         closed.network_mode = s.network_mode.clone();
         closed.dns = s.dns.clone();
         prop_assert_eq!(&s, &closed);
-        prop_assert!(s.network_mode == "none" || s.network_mode == "ls-0a1b2c-7");
         prop_assert!(s.tmpfs.iter().all(|(_, o)| o.contains("nosuid,nodev,size=")));
-        prop_assert_eq!(s.cap_add.len() + s.binds.len() + s.devices.len() + s.group_add.len(), 0);
+    }
+}
+
+/// The property above can fail: each way of widening is seen.
+#[test]
+fn every_way_to_widen_a_sandbox_is_seen() {
+    let ways: &[(&str, fn(&mut Sandbox))] = &[
+        ("bind", |s| s.binds.push("/:/host".into())),
+        ("host folder", |s| {
+            s.mounts[0].volume = "/var/run/docker.sock".into()
+        }),
+        ("device", |s| s.devices.push("/dev/kvm".into())),
+        ("group", |s| s.group_add.push("docker".into())),
+        ("privileged", |s| s.privileged = true),
+        ("capability kept", |s| s.cap_drop.clear()),
+        ("capability added", |s| s.cap_add.push("SYS_ADMIN".into())),
+        ("pid namespace", |s| s.pid_mode = "host"),
+        ("user namespace", |s| s.userns_mode = "host"),
+        ("network", |s| s.network_mode = "host".into()),
+        ("unconfined", |s| {
+            s.security_opt.push("seccomp=unconfined".into())
+        }),
+    ];
+    for (way, widen) in ways {
+        let mut s = strict(&request(), &place());
+        assert_eq!(widened(&s), Vec::<&str>::new());
+        widen(&mut s);
+        assert_eq!(widened(&s), [*way]);
     }
 }

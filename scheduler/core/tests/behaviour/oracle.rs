@@ -208,10 +208,14 @@ fn open_for(node: &Node, pool: &Pool, breakers: &Breakers, now: Now) -> bool {
                 .is_some_and(|image| *image != pool.image)
         })
         && !breakers.image_rests(&pool.image, Some(&node.name), now)
-        && pool
-            .required_properties
-            .iter()
-            .all(|property| node.capability.properties.contains(property))
+        && node
+            .capability
+            .properties
+            .is_superset(&pool.required_properties)
+        && node
+            .capability
+            .properties
+            .is_superset(&scheduler_core::profile::required(&pool.profile))
 }
 
 fn pool_of(fleet: &Fleet, name: &PoolName) -> Pool {

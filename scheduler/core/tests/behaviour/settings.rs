@@ -42,11 +42,55 @@ fn a_pool_demands_properties_of_its_nodes() {
     world.join(
         "b",
         Capability {
-            properties: label_set("user_namespace"),
+            properties: machine()
+                .properties
+                .into_iter()
+                .chain(["user_namespace".to_owned()])
+                .collect(),
             ..machine()
         },
     );
     assert_eq!(world.on("b"), 1);
+}
+
+#[test]
+fn a_profile_waits_for_a_node_that_offers_it_and_all_it_stands_on() {
+    use scheduler_core::profile;
+    let mut world = World::started();
+    let without = |gone: &str| Capability {
+        properties: machine()
+            .properties
+            .into_iter()
+            .filter(|property| property != gone)
+            .collect(),
+        ..machine()
+    };
+    world.join("strict-only", without(&profile::offer("containers")));
+    world.command(Command::SetPool(Box::new(Pool {
+        profile: "containers".to_owned(),
+        ..pool("siblings")
+    })));
+    queue(&mut world, "acme/web", 1..2);
+    assert_eq!(world.reason(1), ReasonCode::MissingProperty);
+    let said = |world: &World| {
+        let told = world.explain(1);
+        told.nodes
+            .iter()
+            .flat_map(|(_, reasons)| reasons)
+            .map(|reason| reason.detail.clone())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert!(said(&world).contains("has profile containers, which this node does not offer"));
+
+    // Offered, and yet one property of it was found broken.
+    world.join("broken", without("no_peers"));
+    assert_eq!(world.on("broken"), 0);
+    assert!(said(&world).contains("profile containers of pool siblings requires no_peers"));
+
+    // A root that can be written to is no obstacle: only strict asks for the other.
+    world.join("open-root", without("read_only_rootfs"));
+    assert_eq!(world.on("open-root"), 1);
 }
 
 #[test]

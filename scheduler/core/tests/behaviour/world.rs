@@ -48,6 +48,7 @@ pub(crate) fn machine() -> Capability {
             memory_bytes: 16 * GIB,
             gpus: 0,
         },
+        properties: scheduler_core::profile::of_a_full_node(),
         ..Capability::default()
     }
 }
@@ -440,6 +441,12 @@ impl World {
             .explain(JobId(id), self.now)
             .expect("a known job")
             .reason
+    }
+
+    pub(crate) fn explain(&self, id: u64) -> scheduler_core::explain::Explanation {
+        self.fleet
+            .explain(JobId(id), self.now)
+            .expect("a known job")
     }
 }
 

@@ -1,0 +1,193 @@
+//! Each profile on the real engine, with an image that tries to have a say.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use longshore_proto::v1 as pb;
+use longshore_proto::v1::observed_runner::Phase;
+use longshore_proto::v1::runner_intent::Desired;
+use serde_json::{Value, json};
+
+use crate::on::On;
+use crate::support::{self, Bench, run};
+
+/// What an image can say of a container that is made from it.
+const SAYINGS: [&str; 12] = [
+    "USER root",
+    "WORKDIR /root",
+    "ENTRYPOINT [\"/bin/sleep\", \"77\"]",
+    "CMD [\"78\"]",
+    "STOPSIGNAL SIGKILL",
+    "EXPOSE 22 2375",
+    "VOLUME /data",
+    "VOLUME /home/runner/_work/deep",
+    "VOLUME /tmp",
+    "ENV NVIDIA_VISIBLE_DEVICES=all HOME=/root TMPDIR=/data OF_THE_IMAGE=yes",
+    "ENV ACTIONS_RUNNER_CONTAINER_HOOKS=/data/hook PIPELINE_JOB_OOMSCOREADJ=-1000",
+    "HEALTHCHECK --interval=1s CMD touch /data/health",
+];
+
+/// Removes the image and what is left of its making.
+struct Image(String);
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = Command::new("docker")
+            .args(["image", "rm", "-f", &self.0])
+            .output();
+    }
+}
+
+fn hostile(base: &str) -> Image {
+    let image = Image(format!("longshore-hostile-test:{}", support::random()));
+    let mut build = Command::new("docker")
+        .args(["build", "-q", "--network", "none", "-t", &image.0, "-"])
+        .env("DOCKER_BUILDKIT", "0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the docker program is installed");
+    let text = format!("FROM {base}\n{}\n", SAYINGS.join("\n"));
+    let mut input = build.stdin.take().expect("piped");
+    input.write_all(text.as_bytes()).unwrap();
+    drop(input);
+    assert!(build.wait().unwrap().success(), "docker build:\n{text}");
+    image
+}
+
+fn under(profile: &str, image: &str) -> Desired {
+    let Desired::Run(spec) = run(image) else {
+        unreachable!("a run")
+    };
+    Desired::Run(pb::RunnerSpec {
+        profile: profile.into(),
+        ..spec
+    })
+}
+
+/// The strict sandbox's fields, and the few that a profile changes.
+fn assert_profile(profile: &str, inspect: &str) {
+    let mut all: Value = serde_json::from_str(inspect).unwrap();
+    let readonly = all[0]["HostConfig"]["ReadonlyRootfs"].clone();
+    assert_eq!(readonly, json!(profile == "strict"), "{profile}");
+    all[0]["HostConfig"]["ReadonlyRootfs"] = json!(true);
+    support::assert_strict(crate::on::Kind::Docker, &all.to_string());
+    let config = &all[0]["Config"];
+    assert_eq!(config["WorkingDir"], "/home/runner");
+    assert_eq!(config["StopSignal"], "SIGINT");
+    assert_eq!(config["Entrypoint"], json!(["/bin/sh", "-c"]));
+    let bindings = &all[0]["HostConfig"]["PortBindings"];
+    assert!(bindings.as_object().is_none_or(serde_json::Map::is_empty));
+    assert_eq!(all[0]["HostConfig"]["PublishAllPorts"], false);
+    assert_eq!(all[0]["HostConfig"]["Runtime"], "runc");
+    let ports = &all[0]["NetworkSettings"]["Ports"];
+    assert!(
+        ports
+            .as_object()
+            .is_none_or(|ports| ports.values().all(Value::is_null)),
+        "{ports}"
+    );
+    assert!(all[0]["State"]["Health"].is_null(), "{}", all[0]["State"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_image_has_no_say_in_any_profile_and_its_volumes_go() {
+    let image = hostile(&support::image());
+    let mut bench = Bench::start(&On::Host, "hostile").await;
+    for profile in ["strict", "standard"] {
+        let runner = bench.name(profile);
+        bench
+            .intend(&[(&runner, under(profile, &image.0))], &[])
+            .await;
+        bench.phase(&runner, Phase::Ready).await;
+        bench
+            .register(
+                &runner,
+                "while [ ! -e /home/runner/_work/go ]; do sleep 0.1; done",
+                "x",
+            )
+            .await;
+        bench.phase(&runner, Phase::Busy).await;
+
+        let inspect = bench.docker(&["inspect", &runner]);
+        assert_profile(profile, &inspect);
+        let all: Value = serde_json::from_str(&inspect).unwrap();
+        let mounts = all[0]["Mounts"].as_array().unwrap();
+        let anonymous: Vec<&str> = mounts
+            .iter()
+            .filter(|mount| {
+                ["/data", "/home/runner/_work/deep"]
+                    .contains(&mount["Destination"].as_str().unwrap())
+            })
+            .map(|mount| mount["Name"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            anonymous.len(),
+            2,
+            "the image's volumes are there to go: {mounts:#?}"
+        );
+
+        // From inside: as the runner's program sees it.
+        let environment = bench.exec(&runner, "tr '\\0' '\\n' </proc/1/environ");
+        let has = |line: &str| environment.lines().any(|told| told == line);
+        assert!(has("OF_THE_IMAGE=yes"), "{environment}");
+        for ours in [
+            "NVIDIA_VISIBLE_DEVICES=void",
+            "HOME=/home/runner",
+            "TMPDIR=/home/runner/_work/_tmp",
+            "PIPELINE_JOB_OOMSCOREADJ=900",
+        ] {
+            assert!(has(ours), "{profile}: {ours} in\n{environment}");
+        }
+        assert!(!environment.contains("/data/hook"), "{environment}");
+        let status = bench.exec(&runner, "cat /proc/1/status");
+        for line in [
+            "Uid:\t1001\t1001\t1001\t1001",
+            "CapBnd:\t0000000000000000",
+            "CapEff:\t0000000000000000",
+            "NoNewPrivs:\t1",
+            "Seccomp:\t2",
+        ] {
+            assert!(status.contains(line), "{profile}: {line} in\n{status}");
+        }
+        let root = bench.exec(&runner, "grep ' / ' /proc/mounts");
+        let expected = if profile == "strict" { " ro," } else { " rw," };
+        assert!(root.contains(expected), "{profile}: {root}");
+        assert!(
+            bench
+                .exec(&runner, "grep ' /tmp ' /proc/mounts")
+                .starts_with("tmpfs")
+        );
+        assert_eq!(bench.exec(&runner, "ls /data"), "", "no health check ran");
+
+        bench.exec(&runner, "touch /home/runner/_work/go");
+        bench.phase(&runner, Phase::Exited).await;
+        assert_eq!(bench.leftovers(), "");
+        let volumes = bench.docker(&["volume", "ls", "-q"]);
+        for name in anonymous {
+            assert!(!volumes.contains(name), "{profile}: {name} stayed");
+        }
+        bench.intend(&[], &[]).await;
+        bench.gone(&runner).await;
+    }
+    bench.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_out_of_profiles_is_neither_offered_nor_made() {
+    let extra = ["--profiles", "standard"];
+    let mut bench = Bench::start_with(&On::Host, "offer", &extra).await;
+    let runner = bench.name("refused");
+    bench
+        .intend(&[(&runner, under("strict", &bench.image()))], &[])
+        .await;
+    let failed = bench.phase(&runner, Phase::Failed).await;
+    assert!(bench.guarantees("profile_standard"));
+    assert!(!bench.guarantees("profile_strict"));
+    let error = failed.error.expect("a refusal says why");
+    assert_eq!(error.reason, "spec_refused");
+    assert!(error.detail.contains("profile strict"), "{}", error.detail);
+    bench.intend(&[], &[]).await;
+    bench.gone(&runner).await;
+    bench.finish().await;
+}
