@@ -17,6 +17,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod seccomp;
 pub mod slots;
+pub mod tools;
 
 pub use model::*;
 pub use reconcile::{Accept, Action, Event, Node};

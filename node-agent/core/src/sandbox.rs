@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::dialect::{Dialect, TmpfsOwner};
 use crate::model::{Resources, RunnerSpec};
 use crate::names::Fnv;
+use crate::tools;
 
 pub mod profile;
 
@@ -24,7 +25,9 @@ pub const RUNNER_UID: u32 = 1001;
 
 /// Waits for the registration on standard input, checks that all of it came,
 /// and becomes the runner program. POSIX shell; busybox and GNU tools alike.
+/// Its argument is a folder whose `bin` comes first in PATH, or empty.
 pub const ENTRY: &str = r#"umask 077
+[ -z "$1" ] || PATH=$1/bin:$PATH
 cd /home/runner && chmod 0700 . || exit 70
 tar -x -f - 2>/dev/null || exit 71
 { read -r length sum && read -r files; } <.handover || exit 72
@@ -139,6 +142,8 @@ pub struct Place {
     pub work_volume: String,
     pub bin_volume: String,
     pub externals_volume: String,
+    /// Volume with the files of [`crate::tools`].
+    pub tools_volume: String,
     /// Resolvers; empty leaves the engine's choice.
     pub dns: Vec<String>,
     /// Processors of the host, for the masked paths.
@@ -285,7 +290,11 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
         hostname: "runner".into(),
         working_dir: RUNNER_ROOT.into(),
         entrypoint: vec!["/bin/sh".into(), "-c".into()],
-        cmd: vec![ENTRY.into()],
+        cmd: vec![
+            ENTRY.into(),
+            "sandbox".into(),
+            format!("{}/{}", tools::ROOT, tools::folder(request.profile, sudo)),
+        ],
         env: vec![
             format!("HOME={RUNNER_ROOT}"),
             // On disk, and executable: /tmp is neither.
@@ -294,8 +303,11 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
             // Steps die before the runner program does.
             "PIPELINE_JOB_OOMSCOREADJ=900".into(),
             "NVIDIA_VISIBLE_DEVICES=void".into(),
-            // Nor may the image name a hook of its own.
-            "ACTIONS_RUNNER_CONTAINER_HOOKS=".into(),
+            // Without it the runner program would look for an engine.
+            format!(
+                "ACTIONS_RUNNER_CONTAINER_HOOKS={}",
+                tools::hook(request.profile, sudo)
+            ),
         ],
         labels: place.labels.clone(),
         stop_signal: "SIGINT",
@@ -346,6 +358,12 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
             VolumeMount {
                 volume: place.externals_volume.clone(),
                 target: format!("{RUNNER_ROOT}/externals"),
+                read_only: true,
+                copy_up: false,
+            },
+            VolumeMount {
+                volume: place.tools_volume.clone(),
+                target: tools::ROOT.into(),
                 read_only: true,
                 copy_up: false,
             },

@@ -389,6 +389,10 @@ impl Inner {
             .volumes
             .program(&docker, &image_id, &request.platform)
             .await?;
+        let tools_volume = self
+            .volumes
+            .tools(&docker, &image_id, &request.platform)
+            .await?;
         let _start = self
             .starts
             .acquire()
@@ -401,6 +405,7 @@ impl Inner {
             work_volume: instance.work_volume(slot, salt),
             bin_volume: program.bin.clone(),
             externals_volume: program.externals.clone(),
+            tools_volume,
             dns: self.config.dns.iter().map(ToString::to_string).collect(),
             host_cpus: self.config.host_cpus,
             cgroup_parent: usage::parent(
@@ -482,6 +487,7 @@ impl Inner {
         if status(error) == Some(404) {
             self.images.forget(image);
             self.volumes.forget(program);
+            self.volumes.forget_tools();
             if error.to_string().contains("network") {
                 self.slots.lost(slot).await;
             }

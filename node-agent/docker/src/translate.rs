@@ -151,6 +151,7 @@ mod tests {
             work_volume: "work".into(),
             bin_volume: "bin".into(),
             externals_volume: "ext".into(),
+            tools_volume: "tools".into(),
             dns: vec![],
             host_cpus: 1,
             cgroup_parent: String::new(),

@@ -18,6 +18,7 @@ use futures_util::StreamExt;
 use tracing::{info, warn};
 
 use crate::engine::{bounded, gone_is_fine};
+use crate::tools;
 use crate::translate::volume_mount;
 
 /// Names of the two program volumes of an image.
@@ -134,6 +135,56 @@ impl Volumes {
             filled.insert(program.externals.clone());
         });
         Ok(program)
+    }
+
+    /// The volume with the files of `agent_core::tools`, filled on first use. The image
+    /// only lends its name: nothing of it runs.
+    pub(crate) async fn tools(
+        &self,
+        docker: &Docker,
+        image_id: &str,
+        platform: &str,
+    ) -> Result<String, RuntimeError> {
+        let volume = self.tools_volume();
+        let is_filled = || {
+            let filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
+            filled.contains(&volume)
+        };
+        if is_filled() {
+            return Ok(volume);
+        }
+        let _one = self.filling.lock().await;
+        if is_filled() {
+            return Ok(volume);
+        }
+        self.delete(docker, &volume).await?;
+        let request = VolumeCreateRequest {
+            name: Some(volume.clone()),
+            labels: Some(self.labels("tools")),
+            ..VolumeCreateRequest::default()
+        };
+        bounded(
+            &format!("making volume {volume}"),
+            docker.create_volume(request),
+        )
+        .await?;
+        tools::fill(docker, &volume, self.labels("filler"), image_id, platform).await?;
+        self.record(|filled| {
+            filled.insert(volume.clone());
+        });
+        Ok(volume)
+    }
+
+    fn tools_volume(&self) -> String {
+        self.instance
+            .program_volume("tools", &agent_core::tools::version())
+    }
+
+    /// The tools volume turned out to be gone.
+    pub(crate) fn forget_tools(&self) {
+        self.record(|filled| {
+            filled.remove(&self.tools_volume());
+        });
     }
 
     /// A program volume turned out to be gone.
@@ -333,8 +384,13 @@ impl Volumes {
         let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
         let list = bounded("listing volumes", docker.list_volumes(Some(options))).await?;
         let mut present = BTreeSet::new();
+        // Of another version of this agent: nothing mounts it any more, or it stays.
+        let others_tools = self.instance.program_volume("tools", "");
         for volume in list.volumes.unwrap_or_default() {
+            let outdated =
+                volume.name.starts_with(&others_tools) && volume.name != self.tools_volume();
             let whole = !programs_too
+                && !outdated
                 && self
                     .filled
                     .lock()

@@ -191,3 +191,63 @@ async fn what_is_left_out_of_profiles_is_neither_offered_nor_made() {
     bench.gone(&runner).await;
     bench.finish().await;
 }
+
+/// What cannot work says within a second which profile can, or that none does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_profile_does_not_offer_fails_at_once_and_names_the_one_that_does() {
+    let mut bench = Bench::start(&On::Host, "refusals").await;
+    for profile in ["strict", "standard"] {
+        let runner = bench.name(profile);
+        bench
+            .intend(&[(&runner, under(profile, &bench.image()))], &[])
+            .await;
+        bench.phase(&runner, Phase::Ready).await;
+        // As a step runs them: from the listener's own PATH.
+        let job = "while [ ! -e /home/runner/_work/go ]; do sleep 0.1; done
+            for line in 'docker build .' 'podman run x' 'sudo apt-get update' \"sh $ACTIONS_RUNNER_CONTAINER_HOOKS\"; do
+                begin=$(cut -d. -f1 /proc/uptime)
+                $line >/home/runner/_work/out 2>/home/runner/_work/err </dev/null && echo WORKED: $line
+                [ $(($(cut -d. -f1 /proc/uptime) - begin)) -le 1 ] || echo SLOW: $line
+                cat /home/runner/_work/out /home/runner/_work/err
+            done
+            touch /opt/longshore/strict/bin/docker && echo WRITABLE";
+        let wish = pb::LogSubscription {
+            runner: runner.clone(),
+            offset: 0,
+        };
+        bench
+            .intend(
+                &[(&runner, under(profile, &bench.image()))],
+                std::slice::from_ref(&wish),
+            )
+            .await;
+        bench.register(&runner, job, "x").await;
+        bench.phase(&runner, Phase::Busy).await;
+        let hook =
+            format!("ACTIONS_RUNNER_CONTAINER_HOOKS=/opt/longshore/{profile}/container-hook.sh");
+        let environment = bench.exec(&runner, "tr '\\0' '\\n' </proc/1/environ");
+        assert!(
+            environment.lines().any(|line| line == hook),
+            "{environment}"
+        );
+        bench.exec(&runner, "touch /home/runner/_work/go");
+        bench.phase(&runner, Phase::Exited).await;
+        let text = bench.output(&runner).await;
+        for words in [
+            "docker: no profile gives a job a container engine",
+            "podman: no profile gives a job a container engine",
+            "sudo: ",
+            "user_namespace",
+            "do not work in profile",
+            "use a pool with profile containers",
+        ] {
+            assert!(text.contains(words), "{profile}: {words} in\n{text}");
+        }
+        for bad in ["WORKED", "SLOW", "WRITABLE"] {
+            assert!(!text.contains(bad), "{profile}:\n{text}");
+        }
+        bench.intend(&[], &[]).await;
+        bench.gone(&runner).await;
+    }
+    bench.finish().await;
+}

@@ -147,6 +147,7 @@ async fn bare_burst(
             work_volume: format!("ls-bare-{}-{round}-{slot}", instance.as_str()),
             bin_volume: instance.program_volume("bin", &image_id),
             externals_volume: instance.program_volume("ext", &image_id),
+            tools_volume: instance.program_volume("tools", &agent_core::tools::version()),
             dns: vec![],
             host_cpus: cpus,
             cgroup_parent: String::new(),

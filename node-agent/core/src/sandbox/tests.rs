@@ -31,6 +31,7 @@ fn place() -> Place {
         work_volume: "work".into(),
         bin_volume: "bin".into(),
         externals_volume: "externals".into(),
+        tools_volume: "tools".into(),
         dns: vec!["9.9.9.9".into()],
         host_cpus: 3,
         cgroup_parent: "/longshore/x".into(),
@@ -111,6 +112,13 @@ fn missing_rows(s: &Sandbox) -> Vec<(u32, &'static str)> {
             13,
             "no host mounts",
             s.binds.is_empty() && s.mounts.iter().all(|m| !m.volume.starts_with('/')),
+        ),
+        (
+            13,
+            "our tools read-only",
+            s.mounts
+                .iter()
+                .any(|m| m.target == "/opt/longshore" && m.read_only && m.volume == "tools"),
         ),
         (
             14,
@@ -223,9 +231,17 @@ fn a_profile_changes_its_own_fields_and_nothing_else() {
             profile,
             ..request()
         };
+        let own_tools = |folder: &str| {
+            let mut same = strict.clone();
+            let hook = "ACTIONS_RUNNER_CONTAINER_HOOKS=/opt/longshore/";
+            let env = same.env.iter_mut().find(|env| env.starts_with(hook));
+            *env.unwrap() = format!("{hook}{folder}/container-hook.sh");
+            same.cmd[2] = format!("/opt/longshore/{folder}");
+            same
+        };
         let open_root = Sandbox {
             readonly_rootfs: false,
-            ..strict.clone()
+            ..own_tools(profile.word())
         };
         assert_eq!(of(&asked, &place()), open_root, "{profile:?}");
         let mapped = Place {
@@ -237,7 +253,8 @@ fn a_profile_changes_its_own_fields_and_nothing_else() {
             cap_add: ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]
                 .map(String::from)
                 .to_vec(),
-            ..open_root
+            readonly_rootfs: false,
+            ..own_tools(&format!("{}-sudo", profile.word()))
         };
         assert_eq!(of(&asked, &mapped), sudo, "{profile:?}");
         assert_eq!(
