@@ -17,6 +17,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod seccomp;
 pub mod slots;
+pub mod standby;
 pub mod tools;
 
 pub use model::*;
