@@ -50,6 +50,10 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         pull: config.pull,
         host_cpus: possible_cpus(),
         profiles: config.profiles,
+        standby: config.standby_enabled.then(|| agent_core::standby::Limits {
+            floor: config.standby_floor,
+            ceiling: config.standby_ceiling.unwrap_or(cpus),
+        }),
     })
 }
 

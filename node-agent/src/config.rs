@@ -10,7 +10,7 @@ use agent_docker::FirewallTool;
 use thiserror::Error;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 18] = [
+pub const KEYS: [(&str, &str, &str); 21] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -77,6 +77,21 @@ pub const KEYS: [(&str, &str, &str); 18] = [
         "profiles",
         "strict,standard,containers",
         "sandbox profiles to offer, comma separated",
+    ),
+    (
+        "standby_enabled",
+        "true",
+        "keep sandboxes started before a runner asks for one",
+    ),
+    (
+        "standby_floor",
+        "1",
+        "kept of each kind of runner that is expected or was asked for lately",
+    ),
+    (
+        "standby_ceiling",
+        "",
+        "most kept of one kind, as many as came at once lately; default one per CPU",
     ),
     (
         "otlp_endpoint",
@@ -147,7 +162,7 @@ impl Settings {
             let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
                 ConfigError::Toml(path.into(), error.to_string())
             })?;
-            for (key, value) in table {
+            for (key, value) in flat(table) {
                 let Some(known) = known(&key) else {
                     return Err(ConfigError::Unknown {
                         file: path.into(),
@@ -218,6 +233,24 @@ impl Settings {
     }
 }
 
+/// Keys of `[section]` are written as `section_key` everywhere else.
+fn flat(table: toml::Table) -> Vec<(String, toml::Value)> {
+    let mut all = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(section) => {
+                all.extend(
+                    section
+                        .into_iter()
+                        .map(|(sub, value)| (format!("{key}_{sub}"), value)),
+                );
+            }
+            value => all.push((key, value)),
+        }
+    }
+    all
+}
+
 fn known(key: &str) -> Option<&'static str> {
     KEYS.iter()
         .map(|(known, _, _)| *known)
@@ -269,6 +302,10 @@ pub struct Config {
     pub min_free_disk: u64,
     pub pull: bool,
     pub profiles: Offered,
+    /// Whether standbys are kept, and the fewest and the most of a kind.
+    pub standby_enabled: bool,
+    pub standby_floor: u32,
+    pub standby_ceiling: Option<u32>,
     pub otlp_endpoint: Option<String>,
     pub log: String,
     pub lease_ms: u64,
@@ -323,8 +360,12 @@ impl Config {
                     format!("{word:?} is not one of strict, standard and containers")
                 })
             })?,
-            pull: settings.parse("pull", |text| {
-                text.parse().map_err(|_| "must be true or false".to_owned())
+            pull: settings.parse("pull", truth)?,
+            standby_enabled: settings.parse("standby_enabled", truth)?,
+            standby_floor: settings.parse("standby_floor", few)?,
+            standby_ceiling: settings.parse("standby_ceiling", |text| match text {
+                "" => Ok(None),
+                text => few(text).map(Some),
             })?,
             otlp_endpoint: settings.parse("otlp_endpoint", |text| {
                 Ok::<_, String>((!text.is_empty()).then(|| text.to_owned()))
@@ -334,6 +375,18 @@ impl Config {
                 number(text).map(|seconds| u64::from(seconds) * 1_000)
             })?,
         })
+    }
+}
+
+fn truth(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "must be true or false".to_owned())
+}
+
+/// Each of them is a process and 14 MB.
+fn few(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number @ 0..=1_000) => Ok(number),
+        _ => Err("must be a whole number up to 1000".into()),
     }
 }
 
@@ -485,6 +538,22 @@ mod tests {
         assert_eq!(config.dns.unwrap().len(), 2);
         let config = gather(toml, &[("LONGSHORE_NODE", "env")], &[("node", "flag")]).unwrap();
         assert_eq!(config.node, "flag");
+    }
+
+    #[test]
+    fn a_section_of_the_file_is_a_prefix_elsewhere() {
+        let toml = "[standby]\nfloor = 2\nenabled = false";
+        let config = gather(toml, &[("LONGSHORE_STANDBY_CEILING", "7")], &[]).unwrap();
+        assert_eq!((config.standby_enabled, config.standby_floor), (false, 2));
+        assert_eq!(config.standby_ceiling, Some(7));
+        let text = gather("[standby]\nflor = 2", &[], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("did you mean \"standby_floor\""), "{text}");
+        let text = gather("", &[], &[("standby_floor", "-1")])
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("whole number"), "{text}");
     }
 
     #[test]

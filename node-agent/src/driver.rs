@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agent_core::runtime::{Found, Notice, Processes, Runtime, RuntimeError};
+use agent_core::runtime::{Found, Notice, Outlook, Processes, Runtime, RuntimeError};
 use agent_core::{
     Accept, Action, Condition, ErrorReason, Event, Generation, Intent, Node, ObservedRunner, Phase,
-    RunnerError,
+    Resources, RunnerError, RunnerSpec,
 };
 use longshore_proto::v1 as pb;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -108,6 +108,8 @@ pub struct Driver<R: Runtime> {
     runtime_conditions: Vec<Condition>,
     state_problem: Option<String>,
     capability: Arc<pb::Capability>,
+    /// Runners that may be asked for, and whether none may start.
+    outlook: (Vec<RunnerSpec>, bool),
 }
 
 /// What an operation on the engine came to.
@@ -159,6 +161,7 @@ impl<R: Runtime> Driver<R> {
             runtime_conditions: Vec::new(),
             state_problem: None,
             capability,
+            outlook: (Vec::new(), false),
         }
     }
 
@@ -243,9 +246,11 @@ impl<R: Runtime> Driver<R> {
                 self.node.contact(now);
             }
             Input::Alive => self.node.contact(now),
-            Input::Intent { intent, logs } => {
+            Input::Intent { mut intent, logs } => {
                 self.node.contact(now);
                 let generation = intent.generation;
+                let expected = std::mem::take(&mut intent.expected);
+                let cordoned = intent.cordoned;
                 let (answer, actions) = self.node.accept(intent, now);
                 match answer {
                     Accept::Accepted => {
@@ -254,6 +259,8 @@ impl<R: Runtime> Driver<R> {
                             *current = logs;
                             changed
                         });
+                        self.outlook = (expected, cordoned);
+                        self.look_ahead();
                     }
                     Accept::Stale => {
                         warn!(?generation, highest = ?self.node.highest(), "refused an older intent")
@@ -275,6 +282,22 @@ impl<R: Runtime> Driver<R> {
             }
             Input::Told(report) => self.node.told(&report),
         }
+    }
+
+    /// Tells the runtime what it may get ready for.
+    fn look_ahead(&self) {
+        let (expected, cordoned) = self.outlook.clone();
+        let capacity = self.capability.capacity.as_ref();
+        self.runtime.outlook(Outlook {
+            expected,
+            cordoned,
+            capacity: capacity.map(|offered| Resources {
+                cpu_millis: offered.cpu_millis,
+                memory_bytes: offered.memory_bytes,
+                gpus: 0,
+            }),
+            max_runners: self.capability.max_runners,
+        });
     }
 
     fn notice(&mut self, notice: Notice) {
@@ -396,6 +419,7 @@ impl<R: Runtime> Driver<R> {
                 self.engine_problem = None;
                 self.retry = FIRST_RETRY;
                 self.capability = Arc::new((self.fingerprint)());
+                self.look_ahead();
                 self.check();
             }
             Done::Recovered(Err(error)) => {
@@ -634,6 +658,8 @@ impl<R: Runtime> Driver<R> {
 
     /// Lets what is under way end, and leaves the containers to themselves.
     async fn detach(&mut self) {
+        // Beside each other: all of it has to fit into the time that is left.
+        let runtime = self.runtime.clone();
         let wait = async {
             while let Some(done) = self.work.join_next().await {
                 if let Ok(Done::Event(event)) = done {
@@ -644,7 +670,8 @@ impl<R: Runtime> Driver<R> {
                 }
             }
         };
-        if tokio::time::timeout(DETACH, wait).await.is_err() {
+        let both = async { tokio::join!(wait, runtime.detach()) };
+        if tokio::time::timeout(DETACH, both).await.is_err() {
             info!("left operations to the engine");
         }
         self.work.abort_all();

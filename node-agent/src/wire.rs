@@ -63,6 +63,7 @@ pub fn intent_from(intent: pb::NodeIntent) -> Intent {
         generation: generation_from(intent.generation),
         cordoned: intent.cordoned,
         runners,
+        expected: Vec::new(),
     }
 }
 

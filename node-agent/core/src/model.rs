@@ -67,6 +67,8 @@ pub struct Intent {
     pub generation: Generation,
     pub cordoned: bool,
     pub runners: BTreeMap<String, Desired>,
+    /// Runners that may be asked for, without a name. Nothing is decided by them.
+    pub expected: Vec<RunnerSpec>,
 }
 
 /// How far a runner got, in the words of `node.proto`.

@@ -239,7 +239,9 @@ impl Node {
             runner.stage = Stage::Consumed;
             // What an earlier process saw says nothing about now.
             runner.worker = false;
-            let age = now.utc_ms.saturating_sub(found.started_utc_ms);
+            // A sandbox may have waited long before its hand-over.
+            let began = runner.times.consumed.unwrap_or(found.started_utc_ms);
+            let age = now.utc_ms.saturating_sub(began.max(found.started_utc_ms));
             let lifetime = if found.lifetime_ms == 0 {
                 runner.lifetime_ms()
             } else {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::exit::Ended;
-use crate::model::{Condition, ErrorReason, RunnerError, RunnerSpec, Usage};
+use crate::model::{Condition, ErrorReason, Resources, RunnerError, RunnerSpec, Usage};
 
 /// A sandbox that runs and waits for its registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,19 @@ pub struct Outcome {
     pub ended: Ended,
     pub usage: Option<Usage>,
     pub finished_utc_ms: u64,
+}
+
+/// What may be asked of this node, and how much of it runners may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// As the scheduler expects them; nothing in them names a runner.
+    pub expected: Vec<RunnerSpec>,
+    /// None where nothing bounds it.
+    pub capacity: Option<Resources>,
+    /// 0 where nothing bounds it.
+    pub max_runners: u32,
+    /// Nothing new starts here.
+    pub cordoned: bool,
 }
 
 /// What the runtime tells without being asked.
@@ -121,6 +134,17 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// The fleet's id, once the scheduler said it; for labels.
     fn set_fleet(&self, fleet: &str);
+
+    /// What may come next. A runtime may get ready for it, and may as well not.
+    fn outlook(&self, outlook: Outlook) {
+        drop(outlook);
+    }
+
+    /// This process is about to end: removes, within seconds, what serves no runner
+    /// and no later process.
+    fn detach(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
 
     /// Waits for the next notice.
     fn notice(&self) -> impl Future<Output = Notice> + Send;

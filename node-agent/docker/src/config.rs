@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use agent_core::names::Instance;
 use agent_core::sandbox::Offered;
 use agent_core::slots::SlotsCidr;
+use agent_core::standby::Limits;
 
 /// Which program loads the firewall rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,4 +41,6 @@ pub struct Config {
     pub host_cpus: u32,
     /// Profiles that a sandbox may be asked to have.
     pub profiles: Offered,
+    /// Sandboxes kept started for whoever comes; none keeps none.
+    pub standby: Option<Limits>,
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Weak;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_core::names::label;
 use agent_core::runtime::Notice;
 use bollard::Docker;
+use bollard::models::EventMessageTypeEnum;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::StreamExt;
 use tracing::{info, warn};
@@ -34,7 +34,6 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |now| now.as_secs());
-        let instance = strong.config.instance.as_str().to_owned();
         match strong.resync(&docker).await {
             Ok(()) => {
                 lock(&strong.outage).ends(now_ms());
@@ -63,11 +62,14 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
             }
         }
         drop(strong);
+        // Images have other labels, so all containers are listened to; who is not known here
+        // is nobody's. Podman filters by its own words, and tells Docker's.
+        let events = [
+            "die", "died", "delete", "remove", "untag", "tag", "pull", "load", "import",
+        ];
         let filters = HashMap::from([
-            ("type", vec!["container".to_owned()]),
-            // Podman filters by its own word for it, and tells Docker's.
-            ("event", vec!["die".to_owned(), "died".to_owned()]),
-            ("label", vec![format!("{}={instance}", label::INSTANCE)]),
+            ("type", ["container", "image"].map(str::to_owned).to_vec()),
+            ("event", events.map(str::to_owned).to_vec()),
         ]);
         let options = EventsOptionsBuilder::new()
             .since(&since.to_string())
@@ -78,13 +80,23 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
             let Some(strong) = inner.upgrade() else {
                 return;
             };
-            if let Some(id) = event.actor.and_then(|actor| actor.id) {
+            if event.typ == Some(EventMessageTypeEnum::IMAGE) {
+                strong.images.doubt();
+                strong.standby.images_changed();
+                continue;
+            }
+            let died = matches!(event.action.as_deref(), Some("die" | "died"));
+            if let Some(id) = event.actor.and_then(|actor| actor.id).filter(|_| died) {
                 strong.died(&id).await;
             }
         }
         // An engine that is back before it could be missed has restarted all the same.
         match inner.upgrade() {
-            Some(strong) => lock(&strong.outage).begins(now_ms()),
+            Some(strong) => {
+                lock(&strong.outage).begins(now_ms());
+                // Their input went through the engine's process.
+                strong.standby.lose_all();
+            }
             None => return,
         }
         tokio::time::sleep(FIRST_PAUSE).await;

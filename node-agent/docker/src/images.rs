@@ -106,6 +106,12 @@ impl Images {
         self.lock().remove(reference);
     }
 
+    /// Some image changed: what was found is looked for again.
+    pub(crate) fn doubt(&self) {
+        self.lock()
+            .retain(|_, known| matches!(known, Known::Broken { .. }));
+    }
+
     /// Images that cannot be had at the moment.
     pub(crate) fn conditions(&self) -> Vec<Condition> {
         self.lock()

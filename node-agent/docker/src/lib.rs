@@ -18,6 +18,7 @@ mod recover;
 mod runtime;
 mod seccomp;
 mod slots;
+mod standby;
 mod tools;
 mod translate;
 mod usage;

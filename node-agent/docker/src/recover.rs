@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use agent_core::model::Resources;
 use agent_core::names::label;
 use agent_core::runtime::{Found, Processes, RuntimeError};
 use bollard::Docker;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, HostConfig};
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use tracing::{info, warn};
 
@@ -168,7 +169,19 @@ fn handle_of(container: &ContainerInspectResponse, id: &str) -> Handle {
             .as_ref()
             .and_then(|state| state.pid)
             .unwrap_or(0),
+        takes(host),
     )
+}
+
+/// What it was given of the node when it was made.
+fn takes(host: Option<&HostConfig>) -> Resources {
+    let number = |value: Option<i64>| u64::try_from(value.unwrap_or(0)).unwrap_or(0);
+    let cpu = number(host.and_then(|host| host.nano_cpus)) / 1_000_000;
+    Resources {
+        cpu_millis: u32::try_from(cpu).unwrap_or(u32::MAX),
+        memory_bytes: number(host.and_then(|host| host.memory)),
+        gpus: 0,
+    }
 }
 
 fn container_label(container: &ContainerInspectResponse, key: &str) -> String {

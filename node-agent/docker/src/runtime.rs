@@ -1,7 +1,7 @@
 //! The `Runtime` port on a container engine.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -10,9 +10,11 @@ use agent_core::dialect::Dialect;
 use agent_core::exit::Ended;
 use agent_core::firewall::Rules;
 use agent_core::lifecycle::IDLE_GRACE_MS;
-use agent_core::model::{Condition, ErrorReason, RunnerSpec};
+use agent_core::model::{Condition, ErrorReason, Resources, RunnerSpec};
 use agent_core::names::label;
-use agent_core::runtime::{Found, Notice, Outcome, Prepared, Processes, Runtime, RuntimeError};
+use agent_core::runtime::{
+    Found, Notice, Outcome, Outlook, Prepared, Processes, Runtime, RuntimeError,
+};
 use agent_core::sandbox::{self, Place, Profile, Request};
 use bollard::Docker;
 use bollard::query_parameters::{
@@ -32,6 +34,7 @@ use crate::images::Images;
 use crate::outage::Outage;
 use crate::recover::{inspect, utc_ms};
 use crate::slots::Slots;
+use crate::standby::{self, Pool};
 use crate::translate::container_body;
 use crate::volumes::{Program, Volumes};
 use crate::{events, logs, processes, seccomp, usage};
@@ -54,6 +57,11 @@ pub(crate) struct Handle {
     pub(crate) work_volume: String,
     pub(crate) cgroup_parent: String,
     pub(crate) pid: i64,
+    pub(crate) takes: Resources,
+    /// Its first process as this one sees it; none where it cannot be seen.
+    process: Option<PathBuf>,
+    /// Of a runner that got a standby: what to make when that one turns out to be dead.
+    afresh: Mutex<Option<Box<RunnerSpec>>>,
     stdin: Mutex<Option<bollard::container::AttachContainerResults>>,
     output: Mutex<Option<JoinHandle<()>>>,
 }
@@ -65,6 +73,7 @@ impl Handle {
         work_volume: String,
         cgroup_parent: String,
         pid: i64,
+        takes: Resources,
     ) -> Self {
         Self {
             container,
@@ -72,9 +81,17 @@ impl Handle {
             work_volume,
             cgroup_parent,
             pid,
+            takes,
+            process: None,
+            afresh: Mutex::default(),
             stdin: Mutex::default(),
             output: Mutex::default(),
         }
+    }
+
+    /// Its first process is gone. False where that cannot be seen.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.process.as_ref().is_some_and(|path| !path.exists())
     }
 }
 
@@ -83,7 +100,8 @@ pub(crate) struct Inner {
     docker: OnceLock<(Docker, EngineFacts)>,
     fleet: Mutex<String>,
     sandboxes: Mutex<BTreeMap<String, Arc<Handle>>>,
-    images: Images,
+    pub(crate) images: Images,
+    pub(crate) standby: Arc<Pool>,
     pub(crate) volumes: Volumes,
     pub(crate) slots: Slots,
     firewall: Firewall,
@@ -96,15 +114,23 @@ pub(crate) struct Inner {
 pub struct DockerRuntime {
     inner: Arc<Inner>,
     inbox: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
-    events: Mutex<Option<JoinHandle<()>>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Drop for DockerRuntime {
     fn drop(&mut self) {
-        if let Some(task) = lock(&self.events).take() {
+        for task in lock(&self.tasks).drain(..) {
             task.abort();
         }
     }
+}
+
+/// Whom a sandbox is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum For {
+    Job,
+    /// To be parked.
+    Nobody,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -125,6 +151,11 @@ impl DockerRuntime {
             fleet: Mutex::default(),
             sandboxes: Mutex::default(),
             images: Images::default(),
+            // One at a time for each processor that may start three.
+            standby: Arc::new(Pool::new(
+                config.standby,
+                config.parallel_starts.div_ceil(3),
+            )),
             volumes: Volumes::new(
                 config.instance.clone(),
                 config.node.clone(),
@@ -144,7 +175,7 @@ impl DockerRuntime {
         Self {
             inner: Arc::new(inner),
             inbox: tokio::sync::Mutex::new(inbox),
-            events: Mutex::default(),
+            tasks: Mutex::default(),
         }
     }
 
@@ -233,7 +264,18 @@ impl Inner {
             })
     }
 
+    /// What the sandboxes of runners take of the node.
+    pub(crate) fn takes(&self) -> Vec<Resources> {
+        lock(&self.sandboxes)
+            .values()
+            .map(|handle| handle.takes)
+            .collect()
+    }
+
     pub(crate) async fn died(&self, container: &str) {
+        if self.standby.died(container) {
+            return;
+        }
         let runner = lock(&self.sandboxes)
             .iter()
             .find(|(_, handle)| handle.container == container)
@@ -246,10 +288,13 @@ impl Inner {
     /// Tells of every sandbox that is not running any more.
     pub(crate) async fn resync(&self, docker: &Docker) -> Result<(), RuntimeError> {
         bounded("asking the engine whether it is there", docker.ping()).await?;
-        let known: Vec<String> = lock(&self.sandboxes)
-            .values()
-            .map(|handle| handle.container.clone())
-            .collect();
+        // One lock after the other: the pool looks at the sandboxes while it holds its own.
+        let mut known = self.standby.containers();
+        known.extend(
+            lock(&self.sandboxes)
+                .values()
+                .map(|handle| handle.container.clone()),
+        );
         for id in known {
             let container = inspect(docker, &id).await?;
             let running = container
@@ -374,7 +419,8 @@ impl Inner {
         lifetime_ms: u64,
         salt: &str,
         slot: u32,
-    ) -> Result<Handle, RuntimeError> {
+        whom: For,
+    ) -> Result<(Handle, String), RuntimeError> {
         let (docker, facts) = self.connected()?;
         let request = Request::from_spec(spec).map_err(|refusal| RuntimeError {
             reason: ErrorReason::SpecRefused,
@@ -393,11 +439,16 @@ impl Inner {
             .volumes
             .tools(&docker, &image_id, &request.platform)
             .await?;
-        let _start = self
-            .starts
-            .acquire()
-            .await
-            .map_err(|_| down("the agent is ending".into()))?;
+        // Refills have lanes of their own, so that no job ever waits for one.
+        let _start = match whom {
+            For::Nobody => None,
+            For::Job => Some(
+                self.starts
+                    .acquire()
+                    .await
+                    .map_err(|_| down("the agent is ending".into()))?,
+            ),
+        };
         let instance = &self.config.instance;
         let mut place = Place {
             image_id: image_id.clone(),
@@ -467,13 +518,34 @@ impl Inner {
             place.work_volume.clone(),
             place.cgroup_parent.clone(),
             0,
+            spec.resources,
         );
         let started = self.start(&docker, &mut handle).await;
         if let Err(error) = started {
             self.discard(&docker, &handle).await;
             return Err(error);
         }
-        Ok(handle)
+        Ok((handle, image_id))
+    }
+
+    /// A started sandbox and the digest of its image. The same for a job and for nobody.
+    pub(crate) async fn start_sandbox(
+        &self,
+        spec: &RunnerSpec,
+        whom: For,
+    ) -> Result<(Handle, String), RuntimeError> {
+        let (docker, facts) = self.connected()?;
+        self.enough_disk(&facts)?;
+        let slot = match whom {
+            For::Job => self.slot_for_a_job(&docker).await?,
+            For::Nobody => self.slots.take(&docker).await?,
+        };
+        let salt = format!("{:08x}", rand::random::<u32>());
+        let made = self.make(spec, spec.lifetime_ms, &salt, slot, whom).await;
+        if made.is_err() {
+            self.slots.release(slot).await;
+        }
+        made
     }
 
     /// A refused creation may mean that something cached is gone.
@@ -516,71 +588,153 @@ impl Inner {
             .and_then(|c| c.state)
             .and_then(|state| state.pid)
             .unwrap_or(0);
+        let process = PathBuf::from(format!("/proc/{}", handle.pid));
+        handle.process = (handle.pid > 0 && process.exists()).then_some(process);
         Ok(())
     }
 
-    async fn discard(&self, docker: &Docker, handle: &Handle) {
+    /// True when nothing of it is left.
+    pub(crate) async fn discard(&self, docker: &Docker, handle: &Handle) -> bool {
+        let mut whole = true;
         for result in [
             self.remove_container(docker, &handle.container).await,
             self.volumes.delete(docker, &handle.work_volume).await,
         ] {
             if let Err(error) = result {
+                whole = false;
                 warn!(%error, "left something behind; it is swept at the next start");
             }
         }
         remove_group(&handle.cgroup_parent).await;
+        whole
     }
 
     async fn prepare(&self, runner: &str, spec: &RunnerSpec) -> Result<Prepared, RuntimeError> {
         let (docker, facts) = self.connected()?;
         self.enough_disk(&facts)?;
-        let slot = self.slots.take(&docker).await?;
-        let salt = format!("{:08x}", rand::random::<u32>());
-        match self.make(spec, spec.lifetime_ms, &salt, slot).await {
-            Ok(handle) => {
-                let handle = self.insert(runner.to_owned(), handle);
-                Ok(Prepared {
-                    container_id: handle.container.clone(),
-                })
+        let spare = self.from_standby(&docker, runner, spec).await?;
+        let handle = match spare {
+            Some(handle) => {
+                *lock(&handle.afresh) = Some(Box::new(spec.clone()));
+                handle
             }
-            Err(error) => {
-                self.slots.release(slot).await;
-                Err(error)
+            None => {
+                let _cold = self.standby.cold(spec.resources);
+                self.start_sandbox(spec, For::Job).await?.0
             }
-        }
+        };
+        let handle = self.insert(runner.to_owned(), handle);
+        Ok(Prepared {
+            container_id: handle.container.clone(),
+        })
     }
 
     async fn hand_over(&self, runner: &str, jit_config: &[u8]) -> Result<(), RuntimeError> {
         let (docker, _) = self.connected()?;
         let handle = self.handle(runner)?;
         let archive = handover::archive(jit_config).map_err(|error| refused(error.to_string()))?;
+        let given = match self.give(&docker, runner, &handle, &archive).await {
+            // Not all of it went in, so nothing was started with it.
+            Err(Failed {
+                whole: false,
+                error,
+            }) => {
+                self.give_afresh(&docker, runner, &handle, &archive, error)
+                    .await
+            }
+            other => other.map_err(|failed| failed.error),
+        };
+        self.standby.served(runner);
+        given
+    }
+
+    /// Renames the sandbox, writes the registration, closes the input.
+    async fn give(
+        &self,
+        docker: &Docker,
+        runner: &str,
+        handle: &Handle,
+        archive: &[u8],
+    ) -> Result<(), Failed> {
+        let before = |error| Failed {
+            whole: false,
+            error,
+        };
         let attached = lock(&handle.stdin).take();
-        let mut attached =
-            attached.ok_or_else(|| refused(format!("{runner} was handed over before")))?;
+        let mut attached = attached.ok_or_else(|| Failed {
+            whole: true,
+            error: refused(format!("{runner} was handed over before")),
+        })?;
         // First the name: a container that has it may hold a registration.
         let options = RenameContainerOptionsBuilder::new().name(runner).build();
         bounded(
             &format!("renaming a sandbox to {runner}"),
             docker.rename_container(&handle.container, options),
         )
-        .await?;
-        self.follow_output(&docker, runner, &handle);
+        .await
+        .map_err(before)?;
+        // An engine takes what is written for a dead container, and drops it.
+        if handle.is_dead() {
+            let why = format!("the sandbox of {runner} ended before its registration came");
+            return Err(before(refused(why)));
+        }
+        self.follow_output(docker, runner, handle);
+        let mut whole = false;
         let write = async {
             let stdin: &mut Stdin = &mut attached.input;
-            stdin.write_all(&archive).await?;
+            stdin.write_all(archive).await?;
+            whole = true;
             stdin.flush().await?;
             stdin.shutdown().await
         };
-        match tokio::time::timeout(HAND_OVER, write).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(refused(format!(
-                "writing the registration of {runner}: {error}"
-            ))),
-            Err(_) => Err(refused(format!(
+        let result = tokio::time::timeout(HAND_OVER, write).await;
+        let error = match result {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => refused(format!("writing the registration of {runner}: {error}")),
+            Err(_) => refused(format!(
                 "{runner} did not take its registration within {} s",
                 HAND_OVER.as_secs()
-            ))),
+            )),
+        };
+        Err(Failed { whole, error })
+    }
+
+    /// A standby that died before its hand-over is replaced by a cold start. Anything
+    /// else that failed has failed.
+    async fn give_afresh(
+        &self,
+        docker: &Docker,
+        runner: &str,
+        dead: &Handle,
+        archive: &[u8],
+        error: RuntimeError,
+    ) -> Result<(), RuntimeError> {
+        let Some(spec) = lock(&dead.afresh).take() else {
+            return Err(error);
+        };
+        let running = inspect(docker, &dead.container)
+            .await?
+            .and_then(|container| container.state)
+            .and_then(|state| state.running)
+            .unwrap_or(false);
+        if running {
+            return Err(error);
         }
+        warn!(runner, %error, "its standby had died; starting afresh");
+        let _cold = self.standby.cold(spec.resources);
+        if !self.discard(docker, dead).await {
+            return Err(error);
+        }
+        // No longer this runner's, so that it is not removed with it a second time.
+        lock(&self.sandboxes).remove(runner);
+        if let Some(slot) = dead.slot {
+            self.slots.release(slot).await;
+        }
+        let (handle, _) = self.start_sandbox(&spec, For::Job).await?;
+        let handle = self.insert(runner.to_owned(), handle);
+        self.give(docker, runner, &handle, archive)
+            .await
+            .map_err(|failed| failed.error)
     }
 
     async fn end(self: &Arc<Self>, runner: &str, grace: Duration) -> Result<(), RuntimeError> {
@@ -673,6 +827,7 @@ impl Inner {
             self.slots.release(slot).await;
         }
         lock(&self.sandboxes).remove(runner);
+        self.standby.served(runner);
         Ok(())
     }
 
@@ -692,6 +847,13 @@ impl Inner {
         }
         conditions
     }
+}
+
+/// A hand-over that did not work.
+struct Failed {
+    /// All of the registration may be inside.
+    whole: bool,
+    error: RuntimeError,
 }
 
 fn refused(detail: String) -> RuntimeError {
@@ -743,9 +905,14 @@ impl Runtime for DockerRuntime {
     async fn recover(&self) -> Result<Vec<Found>, RuntimeError> {
         let docker = self.inner.engine().await?;
         let found = self.inner.recover_all(&docker).await?;
-        let mut events = lock(&self.events);
-        if events.is_none() {
-            *events = Some(tokio::spawn(events::follow(Arc::downgrade(&self.inner))));
+        let mut tasks = lock(&self.tasks);
+        if tasks.is_empty() {
+            let inner = Arc::downgrade(&self.inner);
+            tasks.push(tokio::spawn(events::follow(inner.clone())));
+            tasks.push(tokio::spawn(standby::keep(
+                inner,
+                self.inner.standby.clone(),
+            )));
         }
         Ok(found)
     }
@@ -793,6 +960,18 @@ impl Runtime for DockerRuntime {
     }
 
     fn set_fleet(&self, fleet: &str) {
-        *lock(&self.inner.fleet) = fleet.to_owned();
+        let before = std::mem::replace(&mut *lock(&self.inner.fleet), fleet.to_owned());
+        // Containers say whom they serve, and labels cannot be changed.
+        if before != fleet {
+            self.inner.standby.lose_all();
+        }
+    }
+
+    fn outlook(&self, outlook: Outlook) {
+        self.inner.standby.outlook(outlook);
+    }
+
+    async fn detach(&self) {
+        self.inner.standby.close().await;
     }
 }

@@ -1,6 +1,7 @@
 //! Slot networks: made before a runner needs one, used by one sandbox at a time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use agent_core::model::ErrorReason;
 use agent_core::names::{Instance, label};
@@ -25,10 +26,26 @@ struct Table {
     broken: BTreeSet<u32>,
 }
 
+impl Table {
+    /// Made, and nobody's.
+    fn free(&self) -> Option<u32> {
+        self.made.difference(&self.used).next().copied()
+    }
+
+    /// The next to make.
+    fn next(&self, len: u32) -> Option<u32> {
+        (0..len).find(|index| {
+            !self.made.contains(index) && !self.broken.contains(index) && !self.used.contains(index)
+        })
+    }
+}
+
 pub(crate) struct Slots {
     instance: Instance,
     node: String,
     cidr: SlotsCidr,
+    /// How many of the range are taken by somebody else.
+    broken: AtomicU32,
     table: tokio::sync::Mutex<Table>,
 }
 
@@ -38,6 +55,7 @@ impl Slots {
             instance,
             node,
             cidr,
+            broken: AtomicU32::new(0),
             table: Default::default(),
         }
     }
@@ -55,6 +73,7 @@ impl Slots {
             used,
             ..Table::default()
         };
+        self.broken.store(0, Ordering::Relaxed);
         for (name, (id, subnet)) in self.existing(docker).await? {
             let index = name
                 .strip_prefix(&self.instance.bridge_prefix())
@@ -81,20 +100,52 @@ impl Slots {
         Ok(())
     }
 
-    /// Takes a free slot, making one when all are used.
+    /// How many there can be at once.
+    pub(crate) fn usable(&self) -> u32 {
+        let broken = self.broken.load(Ordering::Relaxed);
+        self.cidr.len().saturating_sub(broken)
+    }
+
+    /// Takes a free slot, making one when all are used. Others are not held up meanwhile.
     pub(crate) async fn take(&self, docker: &Docker) -> Result<u32, RuntimeError> {
-        let mut table = self.table.lock().await;
-        let free = table
-            .made
-            .iter()
-            .copied()
-            .find(|index| !table.used.contains(index));
-        let index = match free {
-            Some(index) => index,
-            None => self.make_next(docker, &mut table).await?,
-        };
-        table.used.insert(index);
-        Ok(index)
+        let mut last = None;
+        for _ in 0..MAX_SKIPS {
+            let index = {
+                let mut table = self.table.lock().await;
+                if let Some(index) = table.free() {
+                    table.used.insert(index);
+                    return Ok(index);
+                }
+                let Some(index) = table.next(self.cidr.len()) else {
+                    break;
+                };
+                table.used.insert(index);
+                index
+            };
+            let made = self.make(docker, index).await;
+            let mut table = self.table.lock().await;
+            match made {
+                Ok(()) => {
+                    table.made.insert(index);
+                    return Ok(index);
+                }
+                Err(error) => {
+                    table.used.remove(&index);
+                    last = Some(self.not_made(&mut table, index, error)?);
+                }
+            }
+        }
+        Err(out_of_slots(last))
+    }
+
+    /// Makes one for later when all that are made are used.
+    pub(crate) async fn spare(&self, docker: &Docker) -> Result<(), RuntimeError> {
+        if self.table.lock().await.free().is_some() {
+            return Ok(());
+        }
+        let index = self.take(docker).await?;
+        self.release(index).await;
+        Ok(())
     }
 
     pub(crate) async fn release(&self, index: u32) {
@@ -145,29 +196,35 @@ impl Slots {
     async fn make_next(&self, docker: &Docker, table: &mut Table) -> Result<u32, RuntimeError> {
         let mut last = None;
         for _ in 0..MAX_SKIPS {
-            let next = (0..self.cidr.len())
-                .find(|index| !table.made.contains(index) && !table.broken.contains(index));
-            let Some(index) = next else { break };
+            let Some(index) = table.next(self.cidr.len()) else {
+                break;
+            };
             match self.make(docker, index).await {
                 Ok(()) => {
                     table.made.insert(index);
                     return Ok(index);
                 }
-                Err(error) if error.reason == ErrorReason::StartFailed => {
-                    warn!(slot = index, %error, "this slot's addresses are taken; trying the next");
-                    table.broken.insert(index);
-                    last = Some(error.detail);
-                }
-                Err(error) => return Err(error),
+                Err(error) => last = Some(self.not_made(table, index, error)?),
             }
         }
-        let why = last.map_or_else(String::new, |last| format!(" (last: {last})"));
-        Err(RuntimeError {
-            reason: ErrorReason::OutOfSlots,
-            detail: format!(
-                "no free slot network is left{why}; set slots_cidr to a larger or unused range"
-            ),
-        })
+        Err(out_of_slots(last))
+    }
+
+    /// Addresses that are taken are passed over, with the engine's words; any other
+    /// mistake is the caller's.
+    fn not_made(
+        &self,
+        table: &mut Table,
+        index: u32,
+        error: RuntimeError,
+    ) -> Result<String, RuntimeError> {
+        if error.reason != ErrorReason::StartFailed {
+            return Err(error);
+        }
+        warn!(slot = index, %error, "this slot's addresses are taken; trying the next");
+        table.broken.insert(index);
+        self.broken.fetch_add(1, Ordering::Relaxed);
+        Ok(error.detail)
     }
 
     async fn make(&self, docker: &Docker, index: u32) -> Result<(), RuntimeError> {
@@ -215,6 +272,16 @@ impl Slots {
         )
         .await?;
         Ok(())
+    }
+}
+
+fn out_of_slots(last: Option<String>) -> RuntimeError {
+    let why = last.map_or_else(String::new, |last| format!(" (last: {last})"));
+    RuntimeError {
+        reason: ErrorReason::OutOfSlots,
+        detail: format!(
+            "no free slot network is left{why}; set slots_cidr to a larger or unused range"
+        ),
     }
 }
 

@@ -10,6 +10,7 @@ mod namespaces;
 mod on;
 mod podman;
 mod profiles;
+mod standby;
 mod support;
 mod walls;
 
@@ -19,6 +20,10 @@ use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_exit::Cause;
 use on::{Kind, On};
+use standby::{
+    a_dead_standby_is_not_handed_over, a_job_takes_what_stands_by_and_another_takes_its_place,
+    a_killed_agents_standbys_end_and_are_swept,
+};
 use support::{Bench, kill, remove, run, stop_if_idle};
 use walls::no_hand_over_while_the_table_is_gone;
 
@@ -47,6 +52,9 @@ on_each_engine! {
     a_job_out_of_memory_and_a_missing_image_say_what_they_are,
     told_to_go_it_leaves_within_five_seconds_and_the_job_goes_on,
     no_hand_over_while_the_table_is_gone,
+    a_job_takes_what_stands_by_and_another_takes_its_place,
+    a_killed_agents_standbys_end_and_are_swept,
+    a_dead_standby_is_not_handed_over,
 }
 
 /// Rules are taken away and targets put up here, so none of these is on the host's engine.

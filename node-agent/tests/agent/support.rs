@@ -16,7 +16,7 @@ use longshore_proto::v1::attach_request::Message as Up;
 use longshore_proto::v1::attach_response::Message as Down;
 use longshore_proto::v1::node_service_server::{NodeService, NodeServiceServer};
 use longshore_proto::v1::observed_runner::Phase;
-use longshore_proto::v1::runner_intent::Desired;
+pub(crate) use longshore_proto::v1::runner_intent::Desired;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -226,6 +226,10 @@ impl Bench {
         ]
         .map(str::to_owned)
         .to_vec();
+        // A standby would be a container too many for scenarios that count them.
+        if !self.extra.iter().any(|text| text.starts_with("--standby")) {
+            list.extend(["--standby-enabled".to_owned(), "false".to_owned()]);
+        }
         if !self.extra.iter().any(|text| text == "--engine-socket") {
             list.extend(["--engine-socket".to_owned(), self.on.socket()]);
         }
@@ -252,6 +256,17 @@ impl Bench {
         let agent = self.agent.as_ref().expect("it runs").id().to_string();
         let told = Command::new("kill").args([signal, &agent]).status();
         assert!(told.is_ok_and(|told| told.success()));
+    }
+
+    pub(crate) fn containers_of_runners(&self) -> Vec<String> {
+        let seen = self.seen.borrow();
+        let runners = seen.report.runners.iter();
+        runners.map(|runner| runner.container_id.clone()).collect()
+    }
+
+    /// On everything of the agent under test.
+    pub(crate) fn own_label(&self) -> String {
+        format!("{}={}", label::INSTANCE, self.instance().as_str())
     }
 
     fn state_dir(&self) -> PathBuf {
@@ -428,17 +443,7 @@ impl Bench {
 
     /// Hands a registration over; `job` is what the stand-in runner runs, empty for an idle one.
     pub(crate) async fn register(&mut self, runner: &str, job: &str, secret: &str) {
-        let mut files = BTreeMap::from([
-            (".runner", STANDARD.encode("{}")),
-            (".credentials", STANDARD.encode(secret)),
-            (".credentials_rsaparams", STANDARD.encode(secret)),
-        ]);
-        if !job.is_empty() {
-            files.insert(".job", STANDARD.encode(job));
-        }
-        let jit_config = STANDARD
-            .encode(serde_json::to_vec(&files).unwrap())
-            .into_bytes();
+        let jit_config = registration(job, secret);
         self.send(Down::Registration(pb::Registration {
             runner: runner.into(),
             jit_config,
@@ -634,6 +639,21 @@ pub(crate) fn run(image: &str) -> Desired {
         traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into(),
         ..pb::RunnerSpec::default()
     })
+}
+
+/// What GitHub would encode for a runner.
+pub(crate) fn registration(job: &str, secret: &str) -> Vec<u8> {
+    let mut files = BTreeMap::from([
+        (".runner", STANDARD.encode("{}")),
+        (".credentials", STANDARD.encode(secret)),
+        (".credentials_rsaparams", STANDARD.encode(secret)),
+    ]);
+    if !job.is_empty() {
+        files.insert(".job", STANDARD.encode(job));
+    }
+    STANDARD
+        .encode(serde_json::to_vec(&files).unwrap())
+        .into_bytes()
 }
 
 pub(crate) fn stop_if_idle() -> Desired {

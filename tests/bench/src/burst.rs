@@ -56,6 +56,8 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         min_free_disk: 0,
         pull: false,
         host_cpus: u32::try_from(cpus)?,
+        profiles: sandbox::Offered::default(),
+        standby: None,
     });
     runtime.recover().await.context("engine and networks")?;
     let measured = measure(&runtime, &instance, &image, u32::try_from(cpus)?).await;

@@ -508,6 +508,7 @@ fn to_intent(intent: NodeIntent) -> Intent {
         },
         cordoned: intent.cordoned,
         runners: runners.collect(),
+        expected: Vec::new(),
     }
 }
 

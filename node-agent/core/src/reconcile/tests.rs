@@ -37,6 +37,7 @@ fn intent(counter: u64, runners: &[(&str, Desired)]) -> Intent {
             .iter()
             .map(|(n, d)| ((*n).to_owned(), d.clone()))
             .collect(),
+        expected: vec![],
     }
 }
 
