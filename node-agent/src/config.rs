@@ -80,7 +80,7 @@ pub const KEYS: [(&str, &str, &str); 21] = [
     ),
     (
         "standby_enabled",
-        "true",
+        "false",
         "keep sandboxes started before a runner asks for one",
     ),
     (
