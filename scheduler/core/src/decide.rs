@@ -10,6 +10,7 @@ use crate::{
     fleet::Fleet,
     input::{Deregistration, Input, JobSeen},
     model::{JobId, JobPhase, Now, Origin, RunnerName},
+    spent::bounded_delay,
 };
 
 /// Origins of runs remembered before their jobs arrive.
@@ -76,6 +77,7 @@ impl Fleet {
                     );
                 }
             }
+            Input::NewsDelay(delay) => self.soft.news_delay_ms = bounded_delay(*delay),
             Input::RegistrationsLost { runners } => {
                 for name in runners {
                     self.registration_lost(name);

@@ -88,6 +88,8 @@ pub(crate) struct Soft {
     pub(crate) grave_order: VecDeque<RunnerName>,
     /// Runners over after a job that GitHub has not named yet.
     pub(crate) spent: BTreeMap<RunnerName, Spent>,
+    /// How late GitHub's word about a job may be, beside what a webhook takes.
+    pub(crate) news_delay_ms: u64,
     /// Registrations of our prefix seen without a live runner: when first.
     pub(crate) strangers: BTreeMap<RunnerName, u64>,
     /// Orphans whose deletion rests after a failure: until when, and how often it failed.

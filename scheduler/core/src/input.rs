@@ -58,6 +58,9 @@ pub enum Input {
         registrations: u32,
         limited_until: Option<UtcMillis>,
     },
+    /// How long GitHub's word about a job may take from now on, beside what a webhook
+    /// takes: zero while webhooks prove healthy, else until the next sweep is over.
+    NewsDelay(Duration),
     /// After a load: the shell's memory holds no registration for these.
     RegistrationsLost {
         runners: Vec<RunnerName>,

@@ -561,7 +561,7 @@ impl Fleet {
         let deregister = listed && !clean && !gone && !self.orphans.contains_key(name);
         let spent = runner
             .ran_unnamed(exit.as_ref())
-            .then(|| runner.spent(now))
+            .then(|| runner.spent(now.mono + self.naming_ms()))
             .flatten();
         self.emit(
             Fact::RunnerRetired {

@@ -1,6 +1,8 @@
 //! Runners that ended after a job GitHub has not named yet: that job still counts as
 //! queued, and must not ask for a second runner while its webhook is on the way.
 
+use std::time::Duration;
+
 use crate::{
     apply::NO_GROUP,
     demand::{GroupIx, UnitIx},
@@ -12,6 +14,8 @@ use crate::{
 
 /// `in_progress` of one burst was seen to arrive spread over 28 s.
 const SPENT_MS: u64 = 30_000;
+/// A source that is silent for longer is out of order: its jobs may cost a surplus runner.
+const LONGEST_DELAY_MS: u64 = 15 * 60_000;
 /// Beyond so many at once a late webhook may cost a surplus runner.
 const KEPT: usize = 4_096;
 
@@ -37,16 +41,26 @@ impl Runner {
     }
 
     /// What remains of it as supply; `None` when it stood for nothing.
-    pub(crate) fn spent(&self, now: Now) -> Option<Spent> {
+    pub(crate) fn spent(&self, until: u64) -> Option<Spent> {
         (self.group != NO_GROUP).then_some(Spent {
             group: self.group,
             cover: self.cover,
-            until: now.mono + SPENT_MS,
+            until,
         })
     }
 }
 
+/// In milliseconds, bounded.
+pub(crate) fn bounded_delay(delay: Duration) -> u64 {
+    u64::try_from(delay.as_millis()).map_or(LONGEST_DELAY_MS, |delay| delay.min(LONGEST_DELAY_MS))
+}
+
 impl Fleet {
+    /// How long after its start or its end GitHub names a job, in milliseconds.
+    pub(crate) fn naming_ms(&self) -> u64 {
+        self.soft.news_delay_ms + SPENT_MS
+    }
+
     pub(crate) fn keep_spent(&mut self, name: &RunnerName, spent: Spent) {
         if self.soft.spent.len() >= KEPT {
             return;

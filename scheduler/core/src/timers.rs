@@ -438,6 +438,7 @@ impl Fleet {
 
     /// A worker without a named job stands for a queued job, for a while.
     fn attend_claim(&mut self, now: Now, slot: Slot) -> Option<u64> {
+        let patience = UNCLAIMED_MS.max(self.naming_ms());
         let runner = self.runners.at_mut(slot)?;
         if !runner.is_taken() {
             runner.soft.taken_since = None;
@@ -447,7 +448,7 @@ impl Fleet {
         if runner.soft.unclaimed {
             return None;
         }
-        let limit = *runner.soft.taken_since.get_or_insert(now.mono) + UNCLAIMED_MS;
+        let limit = *runner.soft.taken_since.get_or_insert(now.mono) + patience;
         if limit > now.mono {
             return Some(limit);
         }

@@ -97,6 +97,8 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
     let mut iterations = 0;
     // When the next sweep is due if webhooks prove healthy before it.
     let mut at_ease: Option<Instant> = None;
+    let delay = news_delay(false, inner.config.poll_interval);
+    send(inputs, vec![Input::NewsDelay(delay)]).await;
     loop {
         if Instant::now() >= next_discovery {
             send(inputs, discover(inner).await).await;
@@ -118,6 +120,8 @@ async fn sweeps(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
             let from = if healthy { Instant::now() } else { started };
             next_sweep = from + every;
             at_ease = (!healthy).then(|| Instant::now() + 2 * inner.config.poll_interval);
+            let delay = news_delay(healthy, every + started.elapsed());
+            send(inputs, vec![Input::NewsDelay(delay)]).await;
             publish(inner, iterations, every, healthy);
         }
         tokio::select! {
@@ -147,6 +151,11 @@ fn until_discovery(inner: &Inner) -> Duration {
     } else {
         DISCOVERY_EVERY
     }
+}
+
+/// How late the word about a job may be, `next_sweep` being the time to its end.
+fn news_delay(healthy: bool, next_sweep: Duration) -> Duration {
+    if healthy { Duration::ZERO } else { next_sweep }
 }
 
 fn nudge_delay(iterations: u64) -> Duration {

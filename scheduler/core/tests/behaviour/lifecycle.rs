@@ -1,5 +1,7 @@
 //! From a queued job to a retired runner, and what may happen on the way.
 
+use std::time::Duration;
+
 use scheduler_core::{effect::*, explain::ReasonCode, fact::*, input::*, model::*};
 
 use crate::world::*;
@@ -684,6 +686,28 @@ fn a_runner_that_ended_before_its_job_was_named_is_not_replaced_at_once() {
     assert!(world.runners().is_empty(), "GitHub's word is only late");
     world.live(20_000);
     assert_eq!(world.runners().len(), 1, "it ran a job we do not see");
+}
+
+#[test]
+fn without_webhooks_an_ended_runner_stands_for_its_job_until_a_sweep_can_name_it() {
+    let mut world = World::started();
+    world.join("a", machine());
+    world.step(&[Input::NewsDelay(Duration::from_secs(90))]);
+    world.see(&job(1, "acme/web", X64));
+    let runner = world.only_runner();
+    world.bring_up(&runner);
+    world.exit(&runner, "finished", 0);
+    world.live(100_000);
+    assert!(world.runners().is_empty(), "the next sweep is not over");
+    world.live(40_000);
+    assert_eq!(world.runners().len(), 1, "it ran a job we do not see");
+    // Webhooks proved healthy: the next one that ends so waits for their words only.
+    let second = world.only_runner();
+    world.step(&[Input::NewsDelay(Duration::ZERO)]);
+    world.bring_up(&second);
+    world.exit(&second, "finished", 0);
+    world.live(40_000);
+    assert_eq!(world.runners().len(), 1);
 }
 
 #[test]

@@ -113,3 +113,21 @@ async fn without_webhooks_the_sweep_finds_the_job() {
     rig.all_end(&pushed.jobs, "success", SOON).await;
     rig.finish().await;
 }
+
+/// Its runner is gone long before the sweep that names the job.
+#[tokio::test]
+async fn a_short_job_between_two_sweeps_costs_one_runner() {
+    let mut rig = Rig::start(Settings {
+        no_webhooks: true,
+        scheduler: vec!["--interval", "40s"],
+        ..Settings::default()
+    })
+    .await;
+    let pushed = rig
+        .push("acme/web", vec![job("short", &native(), &["true"])])
+        .await;
+    rig.all_end(&pushed.jobs, "success", SOON).await;
+    rig.known_end(pushed.jobs[0]).await;
+    assert_eq!(rig.registrations_ever().await, 1);
+    rig.finish().await;
+}

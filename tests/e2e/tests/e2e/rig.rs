@@ -146,13 +146,14 @@ impl Rig {
             "0.25",
             "--default-memory",
             "256m",
-            "--interval",
-            "3s",
             "--idle-timeout",
             "5s",
         ]
         .map(str::to_owned)
         .to_vec();
+        if !settings.scheduler.contains(&"--interval") {
+            more.extend(["--interval", "3s"].map(str::to_owned));
+        }
         more.extend(settings.scheduler.iter().map(|s| (*s).to_owned()));
         let otlp: Vec<String> = settings
             .otlp
