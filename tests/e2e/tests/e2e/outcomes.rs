@@ -119,7 +119,7 @@ async fn without_webhooks_the_sweep_finds_the_job() {
 async fn a_short_job_between_two_sweeps_costs_one_runner() {
     let mut rig = Rig::start(Settings {
         no_webhooks: true,
-        scheduler: vec!["--interval", "40s"],
+        scheduler: vec!["--interval", "45s"],
         ..Settings::default()
     })
     .await;
