@@ -556,7 +556,7 @@ impl Reader<'_> {
     fn defaults(&self, watch: Option<&WatchSettings>) -> Option<Defaults> {
         let span = |name: &str| self.parsed(name, values::duration);
         let cpu_millis = self.parsed("defaults.cpu", values::cpu_millis);
-        let memory_bytes = self.parsed("defaults.memory", values::bytes);
+        let memory_bytes = self.parsed("defaults.memory", values::runner_bytes);
         let lifetime = self.parsed("defaults.lifetime", |text| {
             let lifetime = values::duration(text)?;
             if lifetime > Duration::from_secs(5 * 86_400) {

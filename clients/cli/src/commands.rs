@@ -7,6 +7,7 @@ mod pages;
 mod pool;
 mod runner;
 mod share;
+mod troubles;
 
 use longshore_client::{Builder, Client};
 
@@ -35,6 +36,15 @@ fn builder(global: &Global) -> Builder {
     Builder::new(&global.scheduler)
         .timeout(global.timeout)
         .connect_timeout(global.timeout)
+}
+
+/// A client of the fleet that this process started.
+fn client_at(global: &Global, api: &str) -> Result<Client, Failure> {
+    Ok(builder(&Global {
+        scheduler: format!("http://{api}"),
+        ..global.clone()
+    })
+    .build()?)
 }
 
 /// Names this invocation, so that a repeated delivery of it changes nothing twice.

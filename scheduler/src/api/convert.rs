@@ -18,7 +18,10 @@ use scheduler_store::{JobRow, RunnerRow, RunnerStage};
 
 use super::vitals::Vital;
 use crate::{
-    config::pools::{admission, one_of, placement, priority},
+    config::{
+        pools::{admission, one_of, placement, priority},
+        values::enough,
+    },
     view::phase_word,
 };
 
@@ -464,7 +467,7 @@ pub fn pool_of(asked: &v1::Pool, defaults: &Defaults) -> Result<Pool, (&'static 
             memory_bytes: if taken.memory_bytes == 0 {
                 base.resources.memory_bytes
             } else {
-                taken.memory_bytes
+                enough(taken.memory_bytes).map_err(at("pool.resources.memory_bytes"))?
             },
             gpus: taken.gpus,
         },

@@ -53,7 +53,7 @@ fn set(pool: &mut Pool, key: &str, value: &toml::Value) -> Result<(), String> {
         "runner_group" => pool.runner_group = Some(text(key, value)?),
         "name_prefix" => pool.name_prefix = text(key, value)?,
         "cpu" => pool.resources.cpu_millis = values::cpu_millis(&text(key, value)?)?,
-        "memory" => pool.resources.memory_bytes = values::bytes(&text(key, value)?)?,
+        "memory" => pool.resources.memory_bytes = values::runner_bytes(&text(key, value)?)?,
         "gpus" => {
             pool.resources = Resources {
                 gpus: number(key, value)?,

@@ -60,6 +60,24 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(wrong)
 }
 
+/// Less kills the runner program before it has a job.
+pub const LEAST_MEMORY: u64 = 64 << 20;
+
+/// Memory of one runner: a size of at least 64 MiB.
+pub fn runner_bytes(text: &str) -> Result<u64, String> {
+    enough(bytes(text)?)
+}
+
+/// Refuses what no sandbox can be made with.
+pub fn enough(memory: u64) -> Result<u64, String> {
+    if memory < LEAST_MEMORY {
+        return Err(format!(
+            "{memory} bytes of memory are less than the 64 MiB a runner needs; write it like 4GiB, 4g or 512m"
+        ));
+    }
+    Ok(memory)
+}
+
 /// `2`, `4.0`, `0.5`, `1500m`, in thousandths of a core.
 pub fn cpu_millis(text: &str) -> Result<u32, String> {
     let wrong = || format!("`{text}` is not a number of CPUs; write it like 2, 0.5 or 1500m");

@@ -408,6 +408,16 @@ async fn pools_and_shares_are_set_checked_and_kept() {
     };
     let wrong = fleet.set_pool(pool("urgent")).await.expect_err("refused");
     assert_eq!(error(&wrong).0, Code::InvalidArgument);
+    let mut tiny = pool("high");
+    if let Some(pool) = &mut tiny.pool {
+        pool.resources = Some(v1::Resources {
+            memory_bytes: 1,
+            ..Default::default()
+        });
+    }
+    let wrong = fleet.set_pool(tiny).await.expect_err("refused");
+    assert_eq!(error(&wrong).0, Code::InvalidArgument);
+    assert!(wrong.message().contains("64 MiB"), "{}", wrong.message());
     let set = fleet
         .set_pool(pool("high"))
         .await
@@ -502,6 +512,13 @@ async fn lists_are_paged_and_filtered() {
     };
     let refused = fleet.list_jobs(token).await.expect_err("refused");
     assert_eq!(error(&refused).0, Code::InvalidArgument);
+    let elsewhere = v1::ListJobsRequest {
+        repo: "acme/nowhere".to_owned(),
+        ..Default::default()
+    };
+    let refused = fleet.list_jobs(elsewhere).await.expect_err("refused");
+    assert_eq!(error(&refused).0, Code::NotFound);
+    assert!(refused.message().contains("acme/nowhere"));
     scheduler.shutdown().await;
 }
 

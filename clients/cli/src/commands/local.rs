@@ -4,6 +4,7 @@ use std::io::Write;
 
 use crate::args::Global;
 use crate::args::local::{Down, Up};
+use crate::commands::{client_at, troubles};
 use crate::exit::Failure;
 use crate::local::{self, Plan, Signals};
 use crate::output::Out;
@@ -18,6 +19,7 @@ pub(super) async fn up(global: &Global, args: Up) -> Result<(), Failure> {
     let mut out = Out::new(global.output);
     local::run(&plan, signals, async |places| {
         out.object(places)?;
+        troubles::say(&client_at(global, &places.api)?, &mut out).await?;
         out.say("Ctrl-C stops it; jobs that run then go on in their containers.")
     })
     .await

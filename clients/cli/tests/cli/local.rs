@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::fake::Fake;
 use crate::program::{Ended, command_at, finish, until, wait};
-use crate::world::{Call, World};
+use crate::world::{Call, FIXED, World, harbour};
 
 /// A folder with `longshore`, the stand-ins, a state folder and their notes.
 struct Host {
@@ -175,6 +175,35 @@ fn up_runs_both_until_ctrl_c_and_stops_the_agent_first() {
     assert_eq!(host.note("ended"), "agent\nscheduler\n");
     let log = std::fs::read_to_string(host.log()).unwrap();
     assert!(log.contains("scheduler: scheduler is starting\n"), "{log}");
+}
+
+#[test]
+fn up_says_what_keeps_the_fleet_from_working() {
+    let host = Host::new();
+    let node = {
+        let mut world = host.fake.world();
+        *world = harbour(FIXED);
+        world.status.running = false;
+        world.status.iterations = 1;
+        world.nodes[0].name.clone()
+    };
+    let people = UP.replace(" -o jsonl", " -o table");
+    let mut child = host.command(&people).spawn().unwrap();
+    let stdout = BufReader::new(child.stdout.take().unwrap());
+    let said: Vec<String> = stdout
+        .lines()
+        .map(Result::unwrap)
+        .take_while(|line| !line.starts_with("Ctrl-C stops it"))
+        .collect();
+    kill_process(pid(child.id() as i32), Signal::INT).unwrap();
+    assert_eq!(wait(&mut child).code(), Some(0));
+    for line in [
+        "Scaling is off: `longshore runner start` turns it on.",
+        "GitHub: lacks administration:write",
+        &format!("Node {node}: jobs end when the engine restarts; set live-restore in daemon.json"),
+    ] {
+        assert!(said.iter().any(|said| said == line), "{line}: {said:#?}");
+    }
 }
 
 #[test]

@@ -153,6 +153,21 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             })
     }
 
+    /// Refuses a repository to filter by that nobody watches, as far as the first sweep said which are.
+    pub(super) fn known_repository(&self, typed: &str) -> Result<(), Status> {
+        let sweep = self.parts.demand.sweep();
+        let mut watched = sweep.repositories.keys();
+        let known = watched.any(|name| name.eq_ignore_ascii_case(typed));
+        if typed.is_empty() || sweep.iterations == 0 || known {
+            return Ok(());
+        }
+        Err(errors::not_found(
+            "repository",
+            typed.escape_debug(),
+            "`longshore runner list-workflows` lists the watched ones",
+        ))
+    }
+
     /// The name of a living runner the core knows.
     pub(super) fn is_live(&self, name: &RunnerName) -> bool {
         self.parts.view.fleet(|fleet| fleet.runner(name).is_some())

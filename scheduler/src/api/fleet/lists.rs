@@ -19,13 +19,16 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         asked: v1::ListJobsRequest,
     ) -> Result<v1::ListJobsResponse, Status> {
         let query = JobQuery {
-            repository: some(asked.repo),
+            repository: some(asked.repo.clone()),
             phase: phase(&asked.state)?,
             page_token: some(asked.page_token),
             page_size: asked.page_size,
         };
         let rows = self.parts.store.jobs(query).await;
         let rows = rows.map_err(|error| errors::store(&error))?;
+        if rows.items.is_empty() {
+            self.known_repository(&asked.repo)?;
+        }
         let now = self.now();
         let mut reasons = convert::Reasons::default();
         let mut jobs = Vec::with_capacity(rows.items.len());
@@ -67,7 +70,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         asked: v1::ListRunnersRequest,
     ) -> Result<v1::ListRunnersResponse, Status> {
         let query = RunnerQuery {
-            repository: some(asked.repo),
+            repository: some(asked.repo.clone()),
             node: some(asked.node),
             include_finished: asked.include_finished,
             page_token: some(asked.page_token),
@@ -75,6 +78,9 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         };
         let rows = self.parts.store.runners(query).await;
         let rows = rows.map_err(|error| errors::store(&error))?;
+        if rows.items.is_empty() {
+            self.known_repository(&asked.repo)?;
+        }
         Ok(v1::ListRunnersResponse {
             runners: rows.items.iter().map(|row| self.shown(row)).collect(),
             next_page_token: rows.next.unwrap_or_default(),

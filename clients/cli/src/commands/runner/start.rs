@@ -5,7 +5,7 @@ use longshore_proto::v1;
 
 use crate::args::Global;
 use crate::args::runner::{Scaling, Start};
-use crate::commands::{builder, request_id};
+use crate::commands::{builder, client_at, request_id, troubles};
 use crate::exit::Failure;
 use crate::local::{self, Plan};
 use crate::output::Out;
@@ -41,9 +41,10 @@ async fn in_foreground(
 ) -> Result<(), Failure> {
     let signals = local::Signals::new(false)?;
     local::run(plan, signals, async |places| {
-        let client = at(global, &places.api)?;
+        let client = client_at(global, &places.api)?;
         scaling_on(&client, scaling, false).await?;
         out.object(places)?;
+        troubles::say(&client, out).await?;
         out.say("Ctrl-C stops it; jobs that run then go on in their containers.")
     })
     .await
@@ -56,22 +57,15 @@ async fn in_background(
     out: &mut Out,
 ) -> Result<(), Failure> {
     let places = local::start_in_background(plan).await?;
-    let client = at(global, &places.api)?;
+    let client = client_at(global, &places.api)?;
     if let Err(failure) = scaling_on(&client, scaling, false).await {
         // Half a start would be worse than none.
         local::stop(&plan.state).await?;
         return Err(failure);
     }
     out.object(&places)?;
+    troubles::say(&client, out).await?;
     out.say("`longshore runner stop` turns scaling off, `longshore down` stops the processes.")
-}
-
-fn at(global: &Global, api: &str) -> Result<Client, Failure> {
-    Ok(builder(&Global {
-        scheduler: format!("http://{api}"),
-        ..global.clone()
-    })
-    .build()?)
 }
 
 async fn scaling_on(
