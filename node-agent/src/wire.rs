@@ -156,6 +156,7 @@ fn exit_to(exit: &Exit) -> pb::RunnerExit {
         Cause::NeverStarted => Wire::NeverStarted,
         Cause::VersionDeprecated => Wire::VersionDeprecated,
         Cause::SessionConflict => Wire::SessionConflict,
+        Cause::DiskFull => Wire::DiskFull,
     };
     let usage = exit.usage.map(|usage| pb::Usage {
         cpu: Some(Duration {
@@ -164,6 +165,9 @@ fn exit_to(exit: &Exit) -> pb::RunnerExit {
         }),
         peak_memory_bytes: usage.peak_memory_bytes,
         known: true,
+        read_bytes: usage.read_bytes,
+        written_bytes: usage.written_bytes,
+        peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
     });
     pb::RunnerExit {
         code: exit.code,

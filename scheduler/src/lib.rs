@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod driver;
 pub mod effects;
+mod endings;
 pub mod housekeeping;
 pub mod hub;
 pub mod inbox;

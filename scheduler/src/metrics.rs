@@ -39,6 +39,13 @@ pub struct CredentialLabel {
     pub resource: String,
 }
 
+/// Whose doing the end of a job was, and what ended it: words of the core.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct EndingLabel {
+    pub kind: &'static str,
+    pub reason: String,
+}
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct BuildLabel {
     version: &'static str,
@@ -75,6 +82,7 @@ pub struct Metrics {
     pub github_limit: Family<CredentialLabel, Gauge>,
     pub sweeps: Gauge,
     pub registrations: Family<ResultLabel, Counter>,
+    pub job_endings: Family<EndingLabel, Counter>,
     pub commits: Histogram,
     pub steps: Histogram,
     pub batch: Histogram,
@@ -103,6 +111,7 @@ impl Metrics {
             github_limit: Family::default(),
             sweeps: Gauge::default(),
             registrations: Family::default(),
+            job_endings: Family::default(),
             commits: Histogram::new(FAST_BUCKETS),
             steps: Histogram::new(FAST_BUCKETS),
             batch: Histogram::new([1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 256.0, 512.0]),
@@ -172,6 +181,11 @@ impl Metrics {
             "registrations",
             "Runner registrations by result",
             self.registrations.clone(),
+        );
+        registry.register(
+            "job_endings",
+            "Jobs of our runners by whose doing their end was",
+            self.job_endings.clone(),
         );
         registry.register(
             "commit_duration_seconds",

@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     driver::Committed,
+    endings::Endings,
     metrics::{Metrics, ResultLabel, TraceLabel, seconds},
     ports::Store,
 };
@@ -51,6 +52,7 @@ struct State {
     ring: Ring,
     /// Placed before this process started.
     placed_before: u64,
+    endings: Endings,
 }
 
 /// What changed since a sequence.
@@ -78,6 +80,7 @@ impl View {
                     sequence,
                     ring: Ring::new(sequence),
                     placed_before,
+                    endings: Endings::default(),
                 }),
                 head: watch::Sender::new(sequence),
                 metrics,
@@ -167,6 +170,8 @@ impl View {
             .saturating_sub(committed.facts.len().saturating_sub(1) as u64);
         for (sequence, fact) in (first..).zip(&committed.facts) {
             observe(&self.shared.metrics, &state.fleet, fact);
+            let State { endings, fleet, .. } = &mut *state;
+            endings.see(&self.shared.metrics, fleet, fact);
             let touched = touched(&state.fleet, fact);
             state.fleet.apply(fact);
             state.ring.push(sequence, touched);
@@ -313,16 +318,7 @@ fn observe(metrics: &Metrics, fleet: &Fleet, fact: &Fact) {
         Fact::RunnerRetired {
             runner, why, at, ..
         } => {
-            use scheduler_core::fact::RetireReason;
-            count(match why {
-                RetireReason::Finished => "finished",
-                RetireReason::NotRegistered => "not_registered",
-                RetireReason::NotPrepared(_) => "not_prepared",
-                RetireReason::RegistrationLost => "registration_lost",
-                RetireReason::NodeRemoved => "node_removed",
-                RetireReason::Vanished => "vanished",
-                RetireReason::Stopped => "stopped",
-            });
+            count(why.word());
             if let Some(before) = fleet.runner(runner).and_then(|r| r.observed.as_ref()) {
                 metrics.phase(observed_word(before.phase), before.at, *at);
             }

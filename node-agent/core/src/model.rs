@@ -108,13 +108,21 @@ pub enum Cause {
     NeverStarted,
     VersionDeprecated,
     SessionConflict,
+    DiskFull,
 }
 
 /// What a finished runner used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub cpu_ns: u64,
     pub peak_memory_bytes: u64,
+    /// From and to disks; none where the host cannot tell.
+    #[serde(default)]
+    pub read_bytes: Option<u64>,
+    #[serde(default)]
+    pub written_bytes: Option<u64>,
+    #[serde(default)]
+    pub peak_gpu_memory_bytes: Option<u64>,
 }
 
 /// How a runner ended.

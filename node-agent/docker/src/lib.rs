@@ -6,6 +6,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod config;
+mod disk_io;
 mod engine;
 mod events;
 mod firewall;

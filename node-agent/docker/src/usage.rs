@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use agent_core::model::Usage;
 
+use crate::disk_io;
+
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
 /// Name of the parent group in the form the engine's driver wants, or nothing
@@ -46,6 +48,14 @@ pub(crate) fn read(root: &Path, parent: &str) -> Option<Usage> {
         return None;
     }
     let folder = folder(parent);
+    let io = disk_io::read(root, &folder);
+    let used = |cpu_ns, peak_memory_bytes| Usage {
+        cpu_ns,
+        peak_memory_bytes,
+        read_bytes: io.read,
+        written_bytes: io.written,
+        ..Usage::default()
+    };
     let number = |path: PathBuf| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let unified = root.join(&folder);
     if let Some(peak_memory_bytes) = number(unified.join("memory.peak")) {
@@ -56,10 +66,7 @@ pub(crate) fn read(root: &Path, parent: &str) -> Option<Usage> {
             .trim()
             .parse()
             .ok()?;
-        return Some(Usage {
-            cpu_ns: micros * 1_000,
-            peak_memory_bytes,
-        });
+        return Some(used(micros * 1_000, peak_memory_bytes));
     }
     let cpu_ns = ["cpuacct", "cpu,cpuacct"]
         .iter()
@@ -69,10 +76,7 @@ pub(crate) fn read(root: &Path, parent: &str) -> Option<Usage> {
             .join(&folder)
             .join("memory.max_usage_in_bytes"),
     )?;
-    Some(Usage {
-        cpu_ns,
-        peak_memory_bytes,
-    })
+    Some(used(cpu_ns, peak_memory_bytes))
 }
 
 /// Removes the parent group from every hierarchy, with the empty groups in it
@@ -157,7 +161,8 @@ mod tests {
             read(dir.path(), &parent),
             Some(Usage {
                 cpu_ns: 1500,
-                peak_memory_bytes: 4096
+                peak_memory_bytes: 4096,
+                ..Usage::default()
             })
         );
 
@@ -167,12 +172,16 @@ mod tests {
         fs::create_dir_all(&slice).unwrap();
         fs::write(slice.join("memory.peak"), "8192\n").unwrap();
         fs::write(slice.join("cpu.stat"), "usage_usec 3\nuser_usec 2\n").unwrap();
+        fs::write(slice.join("io.stat"), "8:0 rbytes=7 wbytes=9 rios=1\n").unwrap();
         let parent = super::parent("systemd", false, "0a", "y");
         assert_eq!(
             read(dir.path(), &parent),
             Some(Usage {
                 cpu_ns: 3000,
-                peak_memory_bytes: 8192
+                peak_memory_bytes: 8192,
+                read_bytes: Some(7),
+                written_bytes: Some(9),
+                peak_gpu_memory_bytes: None,
             })
         );
         assert_eq!(super::parent("cgroupfs", true, "0a", "y"), "");

@@ -283,6 +283,12 @@ pub struct Usage {
     pub cpu_ns: u64,
     #[prost(uint64, tag = "2")]
     pub peak_memory_bytes: u64,
+    #[prost(uint64, optional, tag = "3")]
+    pub read_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub written_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub peak_gpu_memory_bytes: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Exit {

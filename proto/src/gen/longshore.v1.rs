@@ -171,6 +171,15 @@ pub struct Usage {
     /// False when the host could not tell; the two fields above are then 0.
     #[prost(bool, tag = "3")]
     pub known: bool,
+    /// Bytes its processes read from and wrote to disks. Absent: unknown; control
+    /// groups of version 1 do not know who wrote.
+    #[prost(uint64, optional, tag = "4")]
+    pub read_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub written_bytes: ::core::option::Option<u64>,
+    /// Largest GPU memory in use at once. Absent: unknown, or no GPU.
+    #[prost(uint64, optional, tag = "6")]
+    pub peak_gpu_memory_bytes: ::core::option::Option<u64>,
 }
 /// How a runner ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -215,6 +224,8 @@ pub mod runner_exit {
         NeverStarted = 8,
         VersionDeprecated = 9,
         SessionConflict = 10,
+        /// The work folder, or the whole disk, was full; `detail` names the limit.
+        DiskFull = 11,
     }
     impl Cause {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -234,6 +245,7 @@ pub mod runner_exit {
                 Self::NeverStarted => "CAUSE_NEVER_STARTED",
                 Self::VersionDeprecated => "CAUSE_VERSION_DEPRECATED",
                 Self::SessionConflict => "CAUSE_SESSION_CONFLICT",
+                Self::DiskFull => "CAUSE_DISK_FULL",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -250,6 +262,7 @@ pub mod runner_exit {
                 "CAUSE_NEVER_STARTED" => Some(Self::NeverStarted),
                 "CAUSE_VERSION_DEPRECATED" => Some(Self::VersionDeprecated),
                 "CAUSE_SESSION_CONFLICT" => Some(Self::SessionConflict),
+                "CAUSE_DISK_FULL" => Some(Self::DiskFull),
                 _ => None,
             }
         }
@@ -1137,6 +1150,72 @@ pub struct Job {
     pub usage: ::core::option::Option<Usage>,
     #[prost(string, tag = "18")]
     pub html_url: ::prost::alloc::string::String,
+    /// Absent until it ended.
+    #[prost(message, optional, tag = "19")]
+    pub ending: ::core::option::Option<JobEnding>,
+}
+/// Whose doing a job's end was.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JobEnding {
+    #[prost(enumeration = "job_ending::Kind", tag = "1")]
+    pub kind: i32,
+    /// Stable word. Of a result: GitHub's conclusion. Else out_of_memory, disk_full,
+    /// engine, lifetime, killed, node_lost, version_deprecated, ...
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub detail: ::prost::alloc::string::String,
+    /// Of the runner program; absent when it never ran or is not ours.
+    #[prost(int32, optional, tag = "4")]
+    pub exit_code: ::core::option::Option<i32>,
+}
+/// Nested message and enum types in `JobEnding`.
+pub mod job_ending {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        /// The job's own result: its steps decided.
+        Result = 1,
+        /// The machines or the fleet; `reason` says which part.
+        Infrastructure = 2,
+        /// A person, or GitHub for one.
+        Cancelled = 3,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::Result => "KIND_RESULT",
+                Self::Infrastructure => "KIND_INFRASTRUCTURE",
+                Self::Cancelled => "KIND_CANCELLED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "KIND_RESULT" => Some(Self::Result),
+                "KIND_INFRASTRUCTURE" => Some(Self::Infrastructure),
+                "KIND_CANCELLED" => Some(Self::Cancelled),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJobsRequest {

@@ -16,6 +16,7 @@ mod decide;
 mod demand;
 mod drain;
 pub mod effect;
+pub mod ending;
 pub mod entropy;
 pub mod explain;
 pub mod fact;

@@ -260,6 +260,10 @@ pub struct Exit {
 pub struct Usage {
     pub cpu: Duration,
     pub peak_memory_bytes: u64,
+    /// From and to disks; `None` where the host cannot tell.
+    pub read_bytes: Option<u64>,
+    pub written_bytes: Option<u64>,
+    pub peak_gpu_memory_bytes: Option<u64>,
 }
 
 /// A runner's life as the scheduler knows it.

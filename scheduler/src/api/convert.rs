@@ -6,12 +6,13 @@ use longshore_proto::v1;
 use prost_types::Timestamp;
 use scheduler_core::{
     Fleet, Job, Node, Runner,
+    ending::{self, Kind, RunnerEnd},
     explain::Explanation,
     fact::PoolOrigin,
     input::Defaults,
     model::{
-        Admission, Capability, Conclusion, Exit, Gpu, JobPhase, Now, Placement, Pool, Priority,
-        Resources, Usage, UtcMillis,
+        Admission, Capability, Exit, Gpu, JobPhase, Now, Placement, Pool, Priority, Resources,
+        Usage, UtcMillis,
     },
 };
 use scheduler_store::{JobRow, RunnerRow, RunnerStage};
@@ -64,21 +65,10 @@ pub fn resources(resources: Resources) -> v1::Resources {
     }
 }
 
-fn conclusion(conclusion: &Conclusion) -> String {
-    match conclusion {
-        Conclusion::Success => "success",
-        Conclusion::Failure => "failure",
-        Conclusion::Cancelled => "cancelled",
-        Conclusion::Skipped => "skipped",
-        Conclusion::TimedOut => "timed_out",
-        Conclusion::Other(word) => word,
-    }
-    .to_owned()
-}
-
 /// A job in memory. `reason` is why it waits.
 pub fn job(fleet: &Fleet, job: &Job, reason: &str) -> v1::Job {
     let seen = &job.seen;
+    let conclusion = seen.conclusion.as_ref().map(|c| c.word().to_owned());
     let runner = job.bound.as_ref().map(|bound| &bound.runner);
     let node = runner
         .and_then(|name| fleet.runner(name))
@@ -92,7 +82,7 @@ pub fn job(fleet: &Fleet, job: &Job, reason: &str) -> v1::Job {
         workflow: seen.workflow.clone(),
         labels: seen.labels.clone(),
         state: phase_word(seen.phase).to_owned(),
-        conclusion: seen.conclusion.as_ref().map(conclusion).unwrap_or_default(),
+        conclusion: conclusion.unwrap_or_default(),
         runner: runner.map(ToString::to_string).unwrap_or_default(),
         node: node.unwrap_or_default(),
         scope: seen.scope.to_string(),
@@ -106,6 +96,7 @@ pub fn job(fleet: &Fleet, job: &Job, reason: &str) -> v1::Job {
         completed_at: seen.completed_at.map(time),
         usage: None,
         html_url: seen.html_url.clone(),
+        ending: None,
     }
 }
 
@@ -133,7 +124,33 @@ pub fn job_row(row: &JobRow, runner: Option<&RunnerRow>) -> v1::Job {
         completed_at: row.completed_at.map(time),
         usage: runner.and_then(|runner| runner.usage).map(usage),
         html_url: row.html_url.clone(),
+        ending: ending(row, runner),
     }
+}
+
+/// Whose doing the end of a job was, from what is kept of it and of its runner.
+fn ending(row: &JobRow, runner: Option<&RunnerRow>) -> Option<v1::JobEnding> {
+    let end = runner
+        .filter(|runner| runner.retired_at.is_some())
+        .map(|runner| RunnerEnd {
+            code: runner.exit_code,
+            cause: runner.exit_cause.as_deref().unwrap_or_default(),
+            detail: runner.exit_detail.as_deref().unwrap_or_default(),
+            told_to_stop: runner.stop_reason.as_deref(),
+            retired: runner.retire_reason.as_deref().unwrap_or_default(),
+        });
+    let ending = ending::of(row.conclusion.as_deref(), end)?;
+    let kind = match ending.kind {
+        Kind::Result => v1::job_ending::Kind::Result,
+        Kind::Infrastructure => v1::job_ending::Kind::Infrastructure,
+        Kind::Cancelled => v1::job_ending::Kind::Cancelled,
+    };
+    Some(v1::JobEnding {
+        kind: kind as i32,
+        reason: ending.reason,
+        detail: ending.detail,
+        exit_code: ending.exit_code,
+    })
 }
 
 fn usage(used: Usage) -> v1::Usage {
@@ -141,6 +158,9 @@ fn usage(used: Usage) -> v1::Usage {
         cpu: Some(span(used.cpu)),
         peak_memory_bytes: used.peak_memory_bytes,
         known: true,
+        read_bytes: used.read_bytes,
+        written_bytes: used.written_bytes,
+        peak_gpu_memory_bytes: used.peak_gpu_memory_bytes,
     }
 }
 
@@ -302,6 +322,9 @@ pub fn exit_of(exit: &v1::RunnerExit) -> Exit {
         usage: used.map(|usage| Usage {
             cpu: usage.cpu.as_ref().and_then(duration).unwrap_or_default(),
             peak_memory_bytes: usage.peak_memory_bytes,
+            read_bytes: usage.read_bytes,
+            written_bytes: usage.written_bytes,
+            peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
         }),
     }
 }

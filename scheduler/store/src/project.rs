@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use scheduler_core::{
-    fact::{Fact, RetireReason, RunnerPlaced, StopReason},
+    fact::{Fact, RetireReason, RunnerPlaced},
     input::{JobSeen, ObservedPhase},
     model::{JobId, JobPhase, RunnerName, Scope, UtcMillis},
 };
@@ -173,7 +173,7 @@ impl Patches {
             }
             Fact::RunnerStopping { runner, why, at } => {
                 let patch = self.runner(runner);
-                patch.stopping = Some((*at, stop_word(why)));
+                patch.stopping = Some((*at, why.words()));
                 patch.set(RunnerStage::Stopping);
             }
             Fact::RunnerRetired {
@@ -183,11 +183,14 @@ impl Patches {
                 at,
                 ..
             } => {
-                let (reason, detail) = retire_word(why);
+                let detail = match why {
+                    RetireReason::NotPrepared(detail) => Some(detail.clone()),
+                    _ => None,
+                };
                 let patch = self.runner(runner);
                 patch.retired = Some(Retired {
                     at: *at,
-                    reason,
+                    reason: why.word(),
                     exit: exit.clone(),
                     detail,
                 });
@@ -408,32 +411,4 @@ pub(crate) fn repository_of(placed: &RunnerPlaced) -> Option<String> {
             Scope::Repository { owner, repo } => Some(format!("{owner}/{repo}")),
             Scope::Organization { .. } | Scope::Enterprise { .. } => None,
         })
-}
-
-fn stop_word(why: &StopReason) -> String {
-    match why {
-        StopReason::Idle => "idle".to_owned(),
-        StopReason::Surplus => "surplus".to_owned(),
-        StopReason::Lifetime => "lifetime".to_owned(),
-        StopReason::Asked(reason) => format!("asked: {reason}"),
-        StopReason::DrainDeadline => "drain_deadline".to_owned(),
-        StopReason::NotAdmitted(reason) => format!("not_admitted: {reason}"),
-        StopReason::NotRegistered(detail) => format!("not_registered: {detail}"),
-        StopReason::RegistrationLost => "registration_lost".to_owned(),
-        StopReason::Ghost => "ghost".to_owned(),
-        StopReason::CompletedButAlive => "completed_but_alive".to_owned(),
-        StopReason::NeverStarted => "never_started".to_owned(),
-    }
-}
-
-fn retire_word(why: &RetireReason) -> (&'static str, Option<String>) {
-    match why {
-        RetireReason::Finished => ("finished", None),
-        RetireReason::NotRegistered => ("not_registered", None),
-        RetireReason::NotPrepared(detail) => ("not_prepared", Some(detail.clone())),
-        RetireReason::RegistrationLost => ("registration_lost", None),
-        RetireReason::NodeRemoved => ("node_removed", None),
-        RetireReason::Vanished => ("vanished", None),
-        RetireReason::Stopped => ("stopped", None),
-    }
 }

@@ -133,7 +133,10 @@ fn seen(body: &serde_json::Value, traceparent: Option<&str>) -> Option<JobSeen> 
             .filter_map(|label| label.as_str().map(str::to_owned))
             .collect(),
         phase,
-        conclusion: (phase == JobPhase::Completed).then_some(Conclusion::Success),
+        conclusion: (phase == JobPhase::Completed).then(|| match body["conclusion"].as_str() {
+            Some("failure") => Conclusion::Failure,
+            _ => Conclusion::Success,
+        }),
         runner_name: word("runner_name"),
         runner_id: None,
         origin: Origin {

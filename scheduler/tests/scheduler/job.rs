@@ -141,7 +141,17 @@ async fn a_job_gets_a_runner_with_exactly_its_labels_and_the_history_keeps_its_u
         (job.runner.as_str(), job.node.as_str()),
         (name.as_str(), "n1")
     );
-    assert_eq!(job.usage.expect("usage").peak_memory_bytes, 1 << 20);
+    let usage = job.usage.expect("usage");
+    assert_eq!(usage.peak_memory_bytes, 1 << 20);
+    assert_eq!((usage.read_bytes, usage.written_bytes), (Some(4_096), None));
+    let ending = job.ending.expect("it ended");
+    assert_eq!(ending.kind(), v1::job_ending::Kind::Result);
+    assert_eq!(
+        (ending.reason.as_str(), ending.exit_code),
+        ("success", Some(0))
+    );
+    let counted = "longshore_job_endings_total{kind=\"result\",reason=\"success\"}";
+    assert_eq!(scheduler.metric(counted).await, 1.0);
     assert_eq!(output(&scheduler, &name, false).await, "hello world\n");
     scheduler.shutdown().await;
 
@@ -201,5 +211,55 @@ async fn output_of_unknown_runners_is_not_kept() {
         refused.map(|_| ()).expect_err("unknown").code(),
         tonic::Code::NotFound
     );
+    scheduler.shutdown().await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_job_says_whose_doing_it_was_before_and_after_githubs_word() {
+    let world = World::new();
+    let scheduler = world.start().await;
+    let mut node = Node::attach(&scheduler, "n1").await;
+    scheduler.deliver(&queued(41)).await;
+    let name = node.first_runner().await;
+    node.observe(&name, Phase::Online).await;
+    let word = |status: &str| {
+        serde_json::json!({
+            "id": 41, "status": status, "runner_name": name, "conclusion": "failure",
+            "labels": ["self-hosted", "linux", "x64"],
+        })
+    };
+    scheduler.deliver(&word("in_progress")).await;
+    node.observe(&name, Phase::Busy).await;
+    let cause = v1::runner_exit::Cause::OutOfMemory;
+    node.ended(&name, (137, cause, "the memory limit was reached"))
+        .await;
+    status(&scheduler, &name, "exited").await;
+
+    let mut fleet = scheduler.fleet().await;
+    let counted = "longshore_job_endings_total{kind=\"infrastructure\",reason=\"out_of_memory\"}";
+    for state in ["in_progress", "completed"] {
+        if state == "completed" {
+            scheduler.deliver(&word("completed")).await;
+        }
+        let request = GetJobRequest { id: 41 };
+        let job = fleet.get_job(request).await.expect("known").into_inner();
+        let job = job.job.expect("set");
+        assert_eq!(job.state, state);
+        let ending = job.ending.clone().expect("the fleet knows it");
+        assert_eq!(
+            ending.kind(),
+            v1::job_ending::Kind::Infrastructure,
+            "{job:?}"
+        );
+        assert_eq!(
+            (
+                ending.reason.as_str(),
+                ending.detail.as_str(),
+                ending.exit_code
+            ),
+            ("out_of_memory", "the memory limit was reached", Some(137))
+        );
+        assert_eq!(scheduler.metric(counted).await, 1.0, "counted once");
+    }
     scheduler.shutdown().await;
 }

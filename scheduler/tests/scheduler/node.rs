@@ -160,11 +160,26 @@ impl Node {
 
     /// Reports one runner in a phase.
     pub(crate) async fn observe(&mut self, name: &str, phase: Phase) {
+        let finished = (0, v1::runner_exit::Cause::Finished, "");
+        self.observe_end(name, phase, finished).await;
+    }
+
+    /// Reports that a runner ended: code, cause and detail.
+    pub(crate) async fn ended(&mut self, name: &str, how: (i32, v1::runner_exit::Cause, &str)) {
+        self.observe_end(name, Phase::Exited, how).await;
+    }
+
+    async fn observe_end(
+        &mut self,
+        name: &str,
+        phase: Phase,
+        (code, cause, detail): (i32, v1::runner_exit::Cause, &str),
+    ) {
         self.observation += 1;
         let exit = (phase == Phase::Exited).then(|| v1::RunnerExit {
-            code: Some(0),
-            cause: v1::runner_exit::Cause::Finished as i32,
-            detail: String::new(),
+            code: Some(code),
+            cause: cause as i32,
+            detail: detail.to_owned(),
             usage: Some(v1::Usage {
                 cpu: Some(prost_types::Duration {
                     seconds: 12,
@@ -172,6 +187,9 @@ impl Node {
                 }),
                 peak_memory_bytes: 1 << 20,
                 known: true,
+                read_bytes: Some(4_096),
+                written_bytes: None,
+                peak_gpu_memory_bytes: None,
             }),
             finished_at: None,
         });

@@ -543,12 +543,16 @@ fn observed(runner: agent_core::ObservedRunner) -> ObservedRunner {
                 Cause::NeverStarted => "never_started",
                 Cause::VersionDeprecated => "version_deprecated",
                 Cause::SessionConflict => "session_conflict",
+                Cause::DiskFull => "disk_full",
             }
             .to_owned(),
             detail: exit.detail,
             usage: exit.usage.map(|usage| Usage {
                 cpu: std::time::Duration::from_nanos(usage.cpu_ns),
                 peak_memory_bytes: usage.peak_memory_bytes,
+                read_bytes: usage.read_bytes,
+                written_bytes: usage.written_bytes,
+                peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
             }),
         }),
         error: runner

@@ -28,9 +28,56 @@ pub(crate) struct Job {
     completed_at: Option<String>,
     cpu_seconds: Option<f64>,
     peak_memory_bytes: Option<u64>,
+    read_bytes: Option<u64>,
+    written_bytes: Option<u64>,
+    peak_gpu_memory_bytes: Option<u64>,
+    ending: Option<Ending>,
     html_url: String,
     #[serde(skip)]
     queued: Option<prost_types::Timestamp>,
+}
+
+/// Whose doing its end was.
+#[derive(Debug, Serialize)]
+struct Ending {
+    kind: &'static str,
+    reason: String,
+    detail: Option<String>,
+    exit_code: Option<i32>,
+}
+
+impl From<v1::JobEnding> for Ending {
+    fn from(e: v1::JobEnding) -> Ending {
+        use v1::job_ending::Kind;
+        Ending {
+            kind: match e.kind() {
+                Kind::Unspecified => "unknown",
+                Kind::Result => "result",
+                Kind::Infrastructure => "infrastructure",
+                Kind::Cancelled => "cancelled",
+            },
+            reason: e.reason,
+            detail: none_if_empty(e.detail),
+            exit_code: e.exit_code,
+        }
+    }
+}
+
+impl Ending {
+    /// `infrastructure: out_of_memory: the memory limit was reached ...`
+    fn text(&self) -> String {
+        let mut text = format!("{}: {}", self.kind, self.reason);
+        if let Some(detail) = &self.detail {
+            text.push_str(": ");
+            text.push_str(detail);
+        }
+        text
+    }
+}
+
+/// What nobody could tell is said, not left out.
+fn bytes_or_unknown(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "unknown".to_owned(), units::show_bytes)
 }
 
 impl From<v1::Job> for Job {
@@ -57,7 +104,11 @@ impl From<v1::Job> for Job {
                 .as_ref()
                 .and_then(|u| u.cpu.as_ref())
                 .map(units::seconds),
-            peak_memory_bytes: usage.map(|u| u.peak_memory_bytes),
+            peak_memory_bytes: usage.as_ref().map(|u| u.peak_memory_bytes),
+            read_bytes: usage.as_ref().and_then(|u| u.read_bytes),
+            written_bytes: usage.as_ref().and_then(|u| u.written_bytes),
+            peak_gpu_memory_bytes: usage.as_ref().and_then(|u| u.peak_gpu_memory_bytes),
+            ending: j.ending.map(Ending::from),
             html_url: j.html_url,
             queued: j.queued_at,
         }
@@ -136,11 +187,19 @@ impl Described for Job {
         page.line("Queued", self.queued_at.clone().unwrap_or_default());
         page.line("Started", self.started_at.clone().unwrap_or_default());
         page.line("Completed", self.completed_at.clone().unwrap_or_default());
+        if let Some(ending) = &self.ending {
+            page.line("Ended by", ending.text());
+        }
         if let Some(cpu) = self.cpu_seconds {
             page.line("CPU", format!("{cpu:.1} s"));
         }
         if let Some(bytes) = self.peak_memory_bytes {
             page.line("Peak memory", units::show_bytes(bytes));
+            page.line("Read from disk", bytes_or_unknown(self.read_bytes));
+            page.line("Written to disk", bytes_or_unknown(self.written_bytes));
+        }
+        if let Some(bytes) = self.peak_gpu_memory_bytes {
+            page.line("Peak GPU memory", units::show_bytes(bytes));
         }
         page.line("Page", self.html_url.clone());
     }

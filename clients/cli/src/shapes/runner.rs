@@ -43,6 +43,9 @@ struct Exit {
     detail: Option<String>,
     cpu_seconds: Option<f64>,
     peak_memory_bytes: Option<u64>,
+    read_bytes: Option<u64>,
+    written_bytes: Option<u64>,
+    peak_gpu_memory_bytes: Option<u64>,
 }
 
 impl From<v1::Runner> for Container {
@@ -80,7 +83,10 @@ impl From<v1::RunnerExit> for Exit {
                 .as_ref()
                 .and_then(|u| u.cpu.as_ref())
                 .map(units::seconds),
-            peak_memory_bytes: usage.map(|u| u.peak_memory_bytes),
+            peak_memory_bytes: usage.as_ref().map(|u| u.peak_memory_bytes),
+            read_bytes: usage.as_ref().and_then(|u| u.read_bytes),
+            written_bytes: usage.as_ref().and_then(|u| u.written_bytes),
+            peak_gpu_memory_bytes: usage.as_ref().and_then(|u| u.peak_gpu_memory_bytes),
         }
     }
 }
@@ -108,6 +114,7 @@ fn cause_word(cause: Cause) -> &'static str {
         Cause::NeverStarted => "never_started",
         Cause::VersionDeprecated => "version_deprecated",
         Cause::SessionConflict => "session_conflict",
+        Cause::DiskFull => "disk_full",
     }
 }
 

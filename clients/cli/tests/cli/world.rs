@@ -190,6 +190,15 @@ fn finished_job(base: i64) -> v1::Job {
             }),
             peak_memory_bytes: 512 << 20,
             known: true,
+            read_bytes: Some(3 << 20),
+            written_bytes: None,
+            peak_gpu_memory_bytes: None,
+        }),
+        ending: Some(v1::JobEnding {
+            kind: v1::job_ending::Kind::Infrastructure as i32,
+            reason: "out_of_memory".into(),
+            detail: "killed at 4 GiB".into(),
+            exit_code: Some(137),
         }),
         html_url: "https://github.com/acme/api/actions/runs/12/job/102".into(),
         ..Default::default()

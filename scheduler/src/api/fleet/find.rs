@@ -111,6 +111,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                     live.node
                 },
                 usage: past.usage,
+                ending: past.ending,
                 ..live
             }),
             (Some(job), None) | (None, Some(job)) => Ok(job),

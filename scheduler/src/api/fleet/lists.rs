@@ -54,6 +54,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                         live.node
                     },
                     usage: past.usage,
+                    ending: past.ending,
                     ..live
                 },
                 None => past,

@@ -389,6 +389,9 @@ pub(super) fn exit(exit: &Exit) -> stored::Exit {
         usage: exit.usage.map(|usage| stored::Usage {
             cpu_ns: nanos(usage.cpu),
             peak_memory_bytes: usage.peak_memory_bytes,
+            read_bytes: usage.read_bytes,
+            written_bytes: usage.written_bytes,
+            peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
         }),
     }
 }
@@ -401,6 +404,9 @@ pub(super) fn exit_back(exit: stored::Exit) -> Exit {
         usage: exit.usage.map(|usage| Usage {
             cpu: Duration::from_nanos(usage.cpu_ns),
             peak_memory_bytes: usage.peak_memory_bytes,
+            read_bytes: usage.read_bytes,
+            written_bytes: usage.written_bytes,
+            peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
         }),
     }
 }

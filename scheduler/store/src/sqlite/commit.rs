@@ -304,13 +304,15 @@ WITH p AS (
            value ->> 'retired_at' AS retired_at, value ->> 'retire_reason' AS retire_reason,
            value ->> 'exit_code' AS exit_code, value ->> 'exit_cause' AS exit_cause,
            value ->> 'exit_detail' AS exit_detail, value ->> 'cpu_ns' AS cpu_ns,
-           value ->> 'peak_memory' AS peak_memory
+           value ->> 'peak_memory' AS peak_memory, value ->> 'read_bytes' AS read_bytes,
+           value ->> 'written_bytes' AS written_bytes, value ->> 'gpu_memory' AS gpu_memory
     FROM json_each(?1)
 )
 INSERT INTO runners (name, node, pool, scope, repository, labels, cpu_millis, memory_bytes, gpus,
                      gpu_uuids, image, profile, stage, github_id, container_id, job, placed_at,
                      registered_at, online_at, busy_at, stopping_at, stop_reason, retired_at,
-                     retire_reason, exit_code, exit_cause, exit_detail, cpu_ns, peak_memory)
+                     retire_reason, exit_code, exit_cause, exit_detail, cpu_ns, peak_memory,
+                     read_bytes, written_bytes, gpu_memory)
 SELECT p.name, coalesce(r.node, p.node), coalesce(r.pool, p.pool), coalesce(r.scope, p.scope),
        coalesce((SELECT j.repository FROM jobs j WHERE j.id = p.job),
                 CASE WHEN r.name IS NULL THEN p.repository ELSE r.repository END),
@@ -334,7 +336,10 @@ SELECT p.name, coalesce(r.node, p.node), coalesce(r.pool, p.pool), coalesce(r.sc
        CASE WHEN r.retired_at IS NULL THEN p.exit_cause ELSE r.exit_cause END,
        CASE WHEN r.retired_at IS NULL THEN p.exit_detail ELSE r.exit_detail END,
        CASE WHEN r.retired_at IS NULL THEN p.cpu_ns ELSE r.cpu_ns END,
-       CASE WHEN r.retired_at IS NULL THEN p.peak_memory ELSE r.peak_memory END
+       CASE WHEN r.retired_at IS NULL THEN p.peak_memory ELSE r.peak_memory END,
+       CASE WHEN r.retired_at IS NULL THEN p.read_bytes ELSE r.read_bytes END,
+       CASE WHEN r.retired_at IS NULL THEN p.written_bytes ELSE r.written_bytes END,
+       CASE WHEN r.retired_at IS NULL THEN p.gpu_memory ELSE r.gpu_memory END
 FROM p LEFT JOIN runners r ON r.name = p.name
 WHERE p.node IS NOT NULL OR r.name IS NOT NULL
 ON CONFLICT (name) DO UPDATE SET
@@ -345,7 +350,9 @@ ON CONFLICT (name) DO UPDATE SET
     stop_reason = excluded.stop_reason, retired_at = excluded.retired_at,
     retire_reason = excluded.retire_reason, exit_code = excluded.exit_code,
     exit_cause = excluded.exit_cause, exit_detail = excluded.exit_detail,
-    cpu_ns = excluded.cpu_ns, peak_memory = excluded.peak_memory";
+    cpu_ns = excluded.cpu_ns, peak_memory = excluded.peak_memory,
+    read_bytes = excluded.read_bytes, written_bytes = excluded.written_bytes,
+    gpu_memory = excluded.gpu_memory";
 
 #[derive(Default, Serialize)]
 struct JobJson<'a> {
@@ -444,6 +451,9 @@ struct RunnerJson<'a> {
     exit_detail: Option<String>,
     cpu_ns: Option<i64>,
     peak_memory: Option<i64>,
+    read_bytes: Option<i64>,
+    written_bytes: Option<i64>,
+    gpu_memory: Option<i64>,
 }
 
 fn runner_rows(patches: &Patches) -> Result<Option<String>, Error> {
@@ -496,6 +506,9 @@ fn runner_row<'a>(name: &'a RunnerName, patch: &'a RunnerPatch) -> Result<Runner
         let usage = retired.exit.as_ref().and_then(|exit| exit.usage);
         row.cpu_ns = usage.map(|u| i64::try_from(u.cpu.as_nanos()).unwrap_or(i64::MAX));
         row.peak_memory = usage.map(|u| signed(u.peak_memory_bytes));
+        row.read_bytes = usage.and_then(|u| u.read_bytes).map(signed);
+        row.written_bytes = usage.and_then(|u| u.written_bytes).map(signed);
+        row.gpu_memory = usage.and_then(|u| u.peak_gpu_memory_bytes).map(signed);
     }
     Ok(row)
 }

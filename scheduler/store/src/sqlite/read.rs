@@ -201,6 +201,8 @@ fn runner_row(row: &SqliteRow) -> Result<RunnerRow, sqlx::Error> {
     let stage: i64 = row.try_get("stage")?;
     let cpu: Option<i64> = row.try_get("cpu_ns")?;
     let peak: Option<i64> = row.try_get("peak_memory")?;
+    let (read_bytes, written_bytes) = (number(row, "read_bytes")?, number(row, "written_bytes")?);
+    let peak_gpu_memory_bytes = number(row, "gpu_memory")?;
     let name: String = row.try_get("name")?;
     Ok(RunnerRow {
         name: RunnerName::new(name),
@@ -235,6 +237,9 @@ fn runner_row(row: &SqliteRow) -> Result<RunnerRow, sqlx::Error> {
         usage: cpu.zip(peak).map(|(cpu, peak)| Usage {
             cpu: Duration::from_nanos(unsigned(cpu)),
             peak_memory_bytes: unsigned(peak),
+            read_bytes,
+            written_bytes,
+            peak_gpu_memory_bytes,
         }),
     })
 }

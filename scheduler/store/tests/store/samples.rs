@@ -146,8 +146,22 @@ pub(crate) fn exit() -> Exit {
         usage: Some(Usage {
             cpu: Duration::new(61, 5),
             peak_memory_bytes: 4 << 30,
+            read_bytes: Some(5 << 30),
+            written_bytes: Some(6 << 30),
+            peak_gpu_memory_bytes: Some(7 << 30),
         }),
     }
+}
+
+/// As it was before disk and GPU use were told.
+fn exit_of_format_1() -> Exit {
+    let usage = exit().usage.map(|usage| Usage {
+        read_bytes: None,
+        written_bytes: None,
+        peak_gpu_memory_bytes: None,
+        ..usage
+    });
+    Exit { usage, ..exit() }
 }
 
 fn words(words: &[&str]) -> BTreeSet<String> {
@@ -305,7 +319,7 @@ pub(crate) fn every_fact() -> Vec<Fact> {
         },
         Fact::RunnerRetired {
             runner: runner.clone(),
-            exit: Some(exit()),
+            exit: Some(exit_of_format_1()),
             why: RetireReason::NotPrepared("no image".into()),
             deregister: true,
             at: 2_200,
