@@ -5,7 +5,7 @@
 //! configured resolver, and nothing else. They are in a table of the agent's
 //! own, ahead of the engine's chains, and stay when the agent is gone.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Destinations that are never the internet.
 pub const DENIED: [&str; 13] = [
@@ -36,7 +36,59 @@ pub struct Rules {
     pub resolvers: Vec<IpAddr>,
 }
 
+/// An opening from one slot to one port on its own gateway.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Door {
+    pub bridge: String,
+    pub gateway: Ipv4Addr,
+    pub port: u16,
+}
+
+/// Openings, each from one bridge; empty unless a job has one.
+const NFT_DOORS: &str =
+    "\tset doors {\n\t\ttype ifname . ipv4_addr . inet_service\n\t\tsize 16384\n\t}\n";
+
 impl Rules {
+    fn nft_doors_rule(&self) -> String {
+        format!(
+            "iifname \"{}*\" iifname . ip daddr . tcp dport @doors accept",
+            self.bridge_prefix
+        )
+    }
+
+    /// Arguments of `nft` that add or delete an opening.
+    pub fn nft_door(&self, verb: &str, door: &Door) -> String {
+        format!(
+            "{verb} element inet {} doors {{ \"{}\" . {} . {} }}\n",
+            self.table, door.bridge, door.gateway, door.port
+        )
+    }
+
+    /// Arguments of `iptables` that insert (`-I`) or delete (`-D`) an opening.
+    pub fn iptables_door(&self, verb: &str, door: &Door) -> Vec<String> {
+        let [input, _] = self.chains();
+        let mut arguments = vec!["-w".to_owned(), verb.to_owned(), input];
+        if verb == "-I" {
+            arguments.push("1".into());
+        }
+        let (gateway, port) = (format!("{}/32", door.gateway), door.port.to_string());
+        for word in [
+            "-i",
+            &door.bridge,
+            "-d",
+            &gateway,
+            "-p",
+            "tcp",
+            "--dport",
+            &port,
+            "-j",
+            "ACCEPT",
+        ] {
+            arguments.push(word.to_owned());
+        }
+        arguments
+    }
+
     fn resolvers_v4(&self) -> impl Iterator<Item = String> + '_ {
         self.resolvers
             .iter()
@@ -50,9 +102,11 @@ impl Rules {
         let bridge = format!("iifname \"{}*\"", self.bridge_prefix);
         let mut text =
             format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
+        text.push_str(NFT_DOORS);
         text.push_str(
             "\tchain input {\n\t\ttype filter hook input priority filter - 10; policy accept;\n",
         );
+        text.push_str(&format!("\t\t{}\n", self.nft_doors_rule()));
         for ip in self.resolvers_v4() {
             text.push_str(&format!("\t\t{bridge} ip daddr {ip} udp dport 53 accept\n"));
             text.push_str(&format!("\t\t{bridge} ip daddr {ip} tcp dport 53 accept\n"));
@@ -79,7 +133,7 @@ impl Rules {
     /// Rules that `nft list table` must show: one line each.
     pub fn nft_rule_count(&self) -> usize {
         let resolvers = self.resolvers_v4().count();
-        4 * resolvers + 1 + 1 + DENIED.len() + 1
+        4 * resolvers + 1 + 1 + DENIED.len() + 1 + 1
     }
 
     /// Chain names of the fallback.
@@ -177,6 +231,30 @@ mod tests {
                 assert!(line.contains("ls-0a1b2c-"), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn a_door_is_one_port_of_one_gateway_for_one_bridge() {
+        let door = Door {
+            bridge: "ls-0a1b2c-7".into(),
+            gateway: "10.231.0.57".parse().unwrap(),
+            port: 3_129,
+        };
+        let text = rules().nft();
+        let input = text.split("chain input").nth(1).unwrap();
+        let rule = input
+            .find("iifname . ip daddr . tcp dport @doors accept")
+            .unwrap();
+        assert!(rule < input.find("drop").unwrap());
+        assert!(!text.contains("elements"), "closed unless a job has one");
+        assert_eq!(
+            rules().nft_door("add", &door),
+            "add element inet longshore_0a1b2c doors { \"ls-0a1b2c-7\" . 10.231.0.57 . 3129 }\n"
+        );
+        assert_eq!(
+            rules().iptables_door("-I", &door).join(" "),
+            "-w -I longshore_0a1b2c-in 1 -i ls-0a1b2c-7 -d 10.231.0.57/32 -p tcp --dport 3129 -j ACCEPT"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod containers;
 pub mod dialect;
 pub mod exit;
 pub mod firewall;

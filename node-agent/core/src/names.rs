@@ -10,8 +10,12 @@ pub mod label {
     pub const SLOT: &str = "longshore.slot";
     /// Hash of the sandbox's data, to recognise it after a restart.
     pub const SPEC: &str = "longshore.spec";
-    /// runner, init, filler or gpu-probe.
+    /// runner, sibling, init, filler or gpu-probe.
     pub const ROLE: &str = "longshore.role";
+    pub const PROFILE: &str = "longshore.profile";
+    pub const PLATFORM: &str = "longshore.platform";
+    /// Id of the runner's container that a sibling belongs to.
+    pub const OF: &str = "longshore.of";
     pub const LIFETIME_MS: &str = "longshore.lifetime-ms";
 }
 

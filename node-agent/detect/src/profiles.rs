@@ -38,12 +38,6 @@ fn offer(engine: &Engine, offered: Offered, profile: Profile) -> (State, String)
             format!("job containers are not verified on {}", engine.kind),
         );
     }
-    if profile.terms().containers {
-        return (
-            State::NotGuaranteed,
-            "the agent does not broker containers yet".into(),
-        );
-    }
     let mapped = engine.maps_users();
     let sudo = match (profile, mapped) {
         (Profile::Strict, _) => "without sudo",
@@ -93,7 +87,7 @@ mod tests {
                 ("profile_containers", containers),
             ]
         };
-        assert_eq!(states(&docker, all), expect(true, true, false));
+        assert_eq!(states(&docker, all), expect(true, true, true));
         assert_eq!(states(&podman, all), expect(true, true, false));
         assert_eq!(states(&docker, "strict"), expect(true, false, false));
     }

@@ -1,9 +1,10 @@
 //! Loads the firewall rules, verifies them, and notices when they are gone.
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use agent_core::firewall::Rules;
+use agent_core::firewall::{Door, Rules};
 use agent_core::model::{Condition, ErrorReason};
 use agent_core::runtime::RuntimeError;
 use tokio::io::AsyncWriteExt;
@@ -23,6 +24,8 @@ struct State {
     listing: Option<String>,
     verified: Option<Instant>,
     problem: Option<String>,
+    /// Put back when the rules are.
+    doors: BTreeSet<Door>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +74,54 @@ impl Firewall {
                 })
             }
         }
+    }
+
+    /// Opens a port of a slot's gateway to that slot alone, until it is closed.
+    pub(crate) async fn open(&self, door: Door) -> Result<(), RuntimeError> {
+        self.assert().await?;
+        let mut state = self.state.lock().await;
+        if !state.doors.contains(&door) {
+            self.change(&mut state, &door, true)
+                .await
+                .map_err(refused)?;
+            state.doors.insert(door);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn close(&self, door: &Door) -> Result<(), RuntimeError> {
+        let mut state = self.state.lock().await;
+        if state.doors.remove(door) && state.listing.is_some() {
+            let closed = self.change(&mut state, door, false).await;
+            if closed.is_err() {
+                // Whatever is there now, it is not what it should be: all of it is loaded anew.
+                state.listing = None;
+                state.verified = None;
+            }
+            closed.map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    async fn change(&self, state: &mut State, door: &Door, open: bool) -> Result<(), String> {
+        match state.tool.unwrap_or(Tool::Nft) {
+            Tool::Nft => {
+                let verb = if open { "add" } else { "delete" };
+                run("nft", &["-f", "-"], &self.rules.nft_door(verb, door)).await?;
+            }
+            Tool::Iptables => {
+                let verb = if open { "-I" } else { "-D" };
+                let arguments = self.rules.iptables_door(verb, door);
+                let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+                run("iptables", &arguments, "").await?;
+            }
+        }
+        if let Some(tool) = state.tool
+            && state.listing.is_some()
+        {
+            state.listing = Some(self.list(tool).await?);
+        }
+        Ok(())
     }
 
     pub(crate) async fn condition(&self) -> Option<Condition> {
@@ -164,6 +215,9 @@ impl Firewall {
             "firewall rules loaded"
         );
         state.listing = Some(listing);
+        for door in state.doors.clone() {
+            self.change(state, &door, true).await?;
+        }
         Ok(())
     }
 
@@ -229,6 +283,13 @@ impl Firewall {
             }
         }
         Ok(())
+    }
+}
+
+fn refused(detail: String) -> RuntimeError {
+    RuntimeError {
+        reason: ErrorReason::StartFailed,
+        detail,
     }
 }
 

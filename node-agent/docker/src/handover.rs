@@ -41,6 +41,14 @@ pub enum HandOverError {
 
 /// The archive to write to the sandbox, wiped from memory when dropped.
 pub fn archive(jit_config: &[u8]) -> Result<Zeroizing<Vec<u8>>, HandOverError> {
+    archive_with(jit_config, None)
+}
+
+/// The same with a file of ours, which the registration cannot replace.
+pub(crate) fn archive_with(
+    jit_config: &[u8],
+    own: Option<(&str, &str)>,
+) -> Result<Zeroizing<Vec<u8>>, HandOverError> {
     if jit_config.len() > MAX_BLOB {
         return Err(HandOverError::TooLarge);
     }
@@ -49,7 +57,7 @@ pub fn archive(jit_config: &[u8]) -> Result<Zeroizing<Vec<u8>>, HandOverError> {
             .decode(jit_config.trim_ascii())
             .map_err(|_| HandOverError::NotBase64)?,
     );
-    let files: BTreeMap<String, Zeroizing<String>> =
+    let mut files: BTreeMap<String, Zeroizing<String>> =
         serde_json::from_slice::<BTreeMap<String, String>>(&json)
             .map_err(|_| HandOverError::NotAnObject)?
             .into_iter()
@@ -61,10 +69,13 @@ pub fn archive(jit_config: &[u8]) -> Result<Zeroizing<Vec<u8>>, HandOverError> {
     if !files.contains_key(".runner") {
         return Err(HandOverError::NoRunner);
     }
+    if let Some((name, content)) = own {
+        files.insert(name.to_owned(), Zeroizing::new(STANDARD.encode(content)));
+    }
     let mut hash = digest::Context::new(&digest::SHA256);
     let mut length = 0;
     // Room for everything, so that no copy of a secret is left by growing.
-    let mut builder = tar::Builder::new(Vec::with_capacity(json.len() + 4096 + 1024 * files.len()));
+    let mut builder = tar::Builder::new(Vec::with_capacity(json.len() + 8192 + 1024 * files.len()));
     for (name, content) in &files {
         if !plain(name) {
             return Err(HandOverError::FileName);

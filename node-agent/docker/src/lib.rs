@@ -5,6 +5,8 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod beside;
+mod broker;
 mod config;
 mod disk_io;
 mod engine;

@@ -11,6 +11,7 @@ use bollard::models::{ContainerInspectResponse, HostConfig};
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use tracing::{info, warn};
 
+use crate::beside::has_containers;
 use crate::engine::{bounded, status};
 use crate::runtime::{Handle, Inner};
 use crate::usage;
@@ -27,6 +28,7 @@ impl Inner {
         let mut keep_volumes = BTreeSet::new();
         let mut used_slots = BTreeSet::new();
         let mut keep_groups = BTreeSet::new();
+        let mut siblings = Vec::new();
         for id in self.own_containers(docker).await? {
             let Some(container) = inspect(docker, &id).await? else {
                 continue;
@@ -38,6 +40,10 @@ impl Inner {
                 .trim_start_matches('/')
                 .to_owned();
             let role = container_label(&container, label::ROLE);
+            if role == "sibling" {
+                siblings.push((id, container_label(&container, label::OF)));
+                continue;
+            }
             if role != "runner" || self.config.instance.is_unnamed(&name) {
                 info!(
                     container = name,
@@ -76,6 +82,15 @@ impl Inner {
             });
             handles.insert(name, handle);
         }
+        for (id, of) in siblings {
+            if !handles
+                .values()
+                .any(|handle: &Handle| handle.container == of)
+                && let Err(error) = self.remove_container(docker, &id).await
+            {
+                warn!(%error, "left a job's container behind");
+            }
+        }
         self.volumes.sweep(docker, &keep_volumes, false).await?;
         for group in usage::leftovers(
             std::path::Path::new(usage::ROOT),
@@ -90,6 +105,11 @@ impl Inner {
             .await?;
         for (name, handle) in handles {
             self.follow_output(docker, &name, &handle);
+            if handle.containers
+                && let Err(error) = self.let_have_containers(docker, &handle).await
+            {
+                warn!(runner = name, %error, "this job can ask for no more containers");
+            }
             self.insert(name, handle);
         }
         Ok(found)
@@ -158,7 +178,7 @@ fn handle_of(container: &ContainerInspectResponse, id: &str) -> Handle {
         })
         .and_then(|mount| mount.name.clone())
         .unwrap_or_default();
-    Handle::adopted(
+    let mut handle = Handle::adopted(
         id.to_owned(),
         container_label(container, label::SLOT).parse().ok(),
         work,
@@ -170,7 +190,9 @@ fn handle_of(container: &ContainerInspectResponse, id: &str) -> Handle {
             .and_then(|state| state.pid)
             .unwrap_or(0),
         takes(host),
-    )
+    );
+    handle.containers = has_containers(container);
+    handle
 }
 
 /// What it was given of the node when it was made.
@@ -184,7 +206,7 @@ fn takes(host: Option<&HostConfig>) -> Resources {
     }
 }
 
-fn container_label(container: &ContainerInspectResponse, key: &str) -> String {
+pub(crate) fn container_label(container: &ContainerInspectResponse, key: &str) -> String {
     container
         .config
         .as_ref()

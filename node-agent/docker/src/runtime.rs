@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use agent_core::containers;
 use agent_core::dialect::Dialect;
 use agent_core::exit::Ended;
 use agent_core::firewall::Rules;
@@ -25,7 +26,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
+use zeroize::Zeroizing;
 
+use crate::beside::Beside;
 use crate::config::Config;
 use crate::engine::{self, EngineFacts, bounded, down, failed, gone_is_fine, status};
 use crate::firewall::Firewall;
@@ -62,6 +65,9 @@ pub(crate) struct Handle {
     process: Option<PathBuf>,
     /// Of a runner that got a standby: what to make when that one turns out to be dead.
     afresh: Mutex<Option<Box<RunnerSpec>>>,
+    /// Set where the job may have containers beside it.
+    pub(crate) beside: Mutex<Option<Beside>>,
+    pub(crate) containers: bool,
     stdin: Mutex<Option<bollard::container::AttachContainerResults>>,
     output: Mutex<Option<JoinHandle<()>>>,
 }
@@ -84,6 +90,8 @@ impl Handle {
             takes,
             process: None,
             afresh: Mutex::default(),
+            beside: Mutex::default(),
+            containers: false,
             stdin: Mutex::default(),
             output: Mutex::default(),
         }
@@ -102,9 +110,11 @@ pub(crate) struct Inner {
     sandboxes: Mutex<BTreeMap<String, Arc<Handle>>>,
     pub(crate) images: Images,
     pub(crate) standby: Arc<Pool>,
+    /// Of siblings: what a job names badly is no condition of the node.
+    pub(crate) sibling_images: Arc<Images>,
     pub(crate) volumes: Volumes,
     pub(crate) slots: Slots,
-    firewall: Firewall,
+    pub(crate) firewall: Firewall,
     starts: Semaphore,
     pub(crate) outage: Mutex<Outage>,
     notices: mpsc::Sender<Notice>,
@@ -156,6 +166,7 @@ impl DockerRuntime {
                 config.standby,
                 config.parallel_starts.div_ceil(3),
             )),
+            sibling_images: Arc::default(),
             volumes: Volumes::new(
                 config.instance.clone(),
                 config.node.clone(),
@@ -241,6 +252,10 @@ impl Inner {
             .get()
             .cloned()
             .ok_or_else(|| down("the engine was never reached".into()))
+    }
+
+    pub(crate) fn engine_facts(&self) -> Option<EngineFacts> {
+        self.docker.get().map(|(_, facts)| facts.clone())
     }
 
     pub(crate) async fn tell(&self, notice: Notice) {
@@ -472,6 +487,8 @@ impl Inner {
                 (label::ROLE.into(), "runner".into()),
                 (label::SLOT.into(), slot.to_string()),
                 (label::LIFETIME_MS.into(), lifetime_ms.to_string()),
+                (label::PROFILE.into(), request.profile.word().into()),
+                (label::PLATFORM.into(), request.platform.clone()),
             ],
             dialect: Dialect::of(&facts.kind),
             seccomp_file: facts.seccomp_file.clone(),
@@ -520,6 +537,7 @@ impl Inner {
             0,
             spec.resources,
         );
+        handle.containers = request.profile.terms().containers;
         let started = self.start(&docker, &mut handle).await;
         if let Err(error) = started {
             self.discard(&docker, &handle).await;
@@ -597,6 +615,7 @@ impl Inner {
     pub(crate) async fn discard(&self, docker: &Docker, handle: &Handle) -> bool {
         let mut whole = true;
         for result in [
+            self.remove_siblings(docker, handle).await,
             self.remove_container(docker, &handle.container).await,
             self.volumes.delete(docker, &handle.work_volume).await,
         ] {
@@ -632,14 +651,13 @@ impl Inner {
     async fn hand_over(&self, runner: &str, jit_config: &[u8]) -> Result<(), RuntimeError> {
         let (docker, _) = self.connected()?;
         let handle = self.handle(runner)?;
-        let archive = handover::archive(jit_config).map_err(|error| refused(error.to_string()))?;
-        let given = match self.give(&docker, runner, &handle, &archive).await {
+        let given = match self.give(&docker, runner, &handle, jit_config).await {
             // Not all of it went in, so nothing was started with it.
             Err(Failed {
                 whole: false,
                 error,
             }) => {
-                self.give_afresh(&docker, runner, &handle, &archive, error)
+                self.give_afresh(&docker, runner, &handle, jit_config, error)
                     .await
             }
             other => other.map_err(|failed| failed.error),
@@ -648,18 +666,40 @@ impl Inner {
         given
     }
 
+    /// A registration as its sandbox unpacks it, with the way to containers where the job
+    /// may have them.
+    async fn packed(
+        &self,
+        docker: &Docker,
+        handle: &Handle,
+        jit_config: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, RuntimeError> {
+        let letter = match handle.containers {
+            true => Some(self.let_have_containers(docker, handle).await?),
+            false => None,
+        };
+        let own = letter
+            .as_ref()
+            .map(|letter| (containers::FILE, letter.as_str()));
+        handover::archive_with(jit_config, own).map_err(|error| refused(error.to_string()))
+    }
+
     /// Renames the sandbox, writes the registration, closes the input.
     async fn give(
         &self,
         docker: &Docker,
         runner: &str,
         handle: &Handle,
-        archive: &[u8],
+        jit_config: &[u8],
     ) -> Result<(), Failed> {
         let before = |error| Failed {
             whole: false,
             error,
         };
+        let archive = self
+            .packed(docker, handle, jit_config)
+            .await
+            .map_err(|error| Failed { whole: true, error })?;
         let attached = lock(&handle.stdin).take();
         let mut attached = attached.ok_or_else(|| Failed {
             whole: true,
@@ -682,7 +722,7 @@ impl Inner {
         let mut whole = false;
         let write = async {
             let stdin: &mut Stdin = &mut attached.input;
-            stdin.write_all(archive).await?;
+            stdin.write_all(&archive).await?;
             whole = true;
             stdin.flush().await?;
             stdin.shutdown().await
@@ -706,7 +746,7 @@ impl Inner {
         docker: &Docker,
         runner: &str,
         dead: &Handle,
-        archive: &[u8],
+        jit_config: &[u8],
         error: RuntimeError,
     ) -> Result<(), RuntimeError> {
         let Some(spec) = lock(&dead.afresh).take() else {
@@ -732,7 +772,7 @@ impl Inner {
         }
         let (handle, _) = self.start_sandbox(&spec, For::Job).await?;
         let handle = self.insert(runner.to_owned(), handle);
-        self.give(docker, runner, &handle, archive)
+        self.give(docker, runner, &handle, jit_config)
             .await
             .map_err(|failed| failed.error)
     }
@@ -820,6 +860,7 @@ impl Inner {
         let Ok(handle) = self.handle(runner) else {
             return Ok(());
         };
+        self.remove_siblings(&docker, &handle).await?;
         self.remove_container(&docker, &handle.container).await?;
         self.volumes.delete(&docker, &handle.work_volume).await?;
         remove_group(&handle.cgroup_parent).await;

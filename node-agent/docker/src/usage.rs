@@ -79,6 +79,55 @@ pub(crate) fn read(root: &Path, parent: &str) -> Option<Usage> {
     Some(used(cpu_ns, peak_memory_bytes))
 }
 
+/// Processes of a job and its siblings together.
+const PIDS: u64 = 4_096;
+/// A period of the CPU limit, in microseconds.
+const PERIOD: u64 = 100_000;
+
+/// Limits a parent group, so that all containers in it share what one was given.
+pub(crate) fn bound(
+    root: &Path,
+    parent: &str,
+    memory_bytes: u64,
+    cpu_millis: u32,
+) -> Result<(), String> {
+    if parent.is_empty() {
+        return Err("its engine keeps no control group for a job".into());
+    }
+    let folder = folder(parent);
+    let quota = u64::from(cpu_millis) * PERIOD / 1_000;
+    let write = |path: PathBuf, value: String| {
+        fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let unified = root.join(&folder);
+    if unified.join("memory.max").exists() {
+        write(unified.join("memory.max"), memory_bytes.to_string())?;
+        if unified.join("memory.swap.max").exists() {
+            write(unified.join("memory.swap.max"), "0".into())?;
+        }
+        write(unified.join("cpu.max"), format!("{quota} {PERIOD}"))?;
+        return write(unified.join("pids.max"), PIDS.to_string());
+    }
+    let memory = root.join("memory").join(&folder);
+    let with_swap = memory.join("memory.memsw.limit_in_bytes");
+    let limit = memory.join("memory.limit_in_bytes");
+    write(limit, memory_bytes.to_string())?;
+    if with_swap.exists() {
+        write(with_swap, memory_bytes.to_string())?;
+    }
+    let cpu = ["cpu", "cpu,cpuacct"]
+        .iter()
+        .map(|controller| root.join(controller).join(&folder))
+        .find(|place| place.join("cpu.cfs_quota_us").exists())
+        .ok_or("there is no cpu controller")?;
+    write(cpu.join("cpu.cfs_period_us"), PERIOD.to_string())?;
+    write(cpu.join("cpu.cfs_quota_us"), quota.to_string())?;
+    write(
+        root.join("pids").join(&folder).join("pids.max"),
+        PIDS.to_string(),
+    )
+}
+
 /// Removes the parent group from every hierarchy, with the empty groups in it
 /// that an engine's helper processes leave. Missing ones are fine; false when
 /// something is still alive in one.
@@ -201,5 +250,41 @@ mod tests {
         // A group with a process in it cannot be removed; here a file stands for it.
         fs::write(dir.path().join("pids/longshore-0b/z/alive"), "").unwrap();
         assert!(!remove(dir.path(), "/longshore-0b/z"));
+    }
+
+    #[test]
+    fn a_job_and_its_siblings_share_one_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        assert!(bound(root, "", 1, 1).is_err());
+        for (controller, file) in [
+            ("memory", "memory.limit_in_bytes"),
+            ("memory", "memory.memsw.limit_in_bytes"),
+            ("cpu", "cpu.cfs_quota_us"),
+            ("pids", "pids.max"),
+        ] {
+            let place = root.join(controller).join("longshore-0a/x");
+            fs::create_dir_all(&place).unwrap();
+            fs::write(place.join(file), "").unwrap();
+        }
+        bound(root, "/longshore-0a/x", 1 << 30, 1_500).unwrap();
+        let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+        assert_eq!(
+            read("memory/longshore-0a/x/memory.limit_in_bytes"),
+            "1073741824"
+        );
+        assert_eq!(
+            read("memory/longshore-0a/x/memory.memsw.limit_in_bytes"),
+            "1073741824"
+        );
+        assert_eq!(read("cpu/longshore-0a/x/cpu.cfs_quota_us"), "150000");
+        assert_eq!(read("pids/longshore-0a/x/pids.max"), "4096");
+
+        let unified = root.join("longshore-0a/y");
+        fs::create_dir_all(&unified).unwrap();
+        fs::write(unified.join("memory.max"), "max").unwrap();
+        bound(root, "/longshore-0a/y", 4_096, 500).unwrap();
+        assert_eq!(read("longshore-0a/y/memory.max"), "4096");
+        assert_eq!(read("longshore-0a/y/cpu.max"), "50000 100000");
     }
 }
