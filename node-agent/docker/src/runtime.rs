@@ -411,13 +411,14 @@ impl Inner {
     }
 
     fn offers(&self, profile: Profile) -> Result<(), RuntimeError> {
-        let why = match (
-            self.config.profiles.has(profile),
-            profile.terms().containers,
-        ) {
-            (false, _) => "it is left out of profiles in its configuration",
-            (_, true) => "it does not broker containers yet",
-            _ => return Ok(()),
+        let podman = self
+            .docker
+            .get()
+            .is_some_and(|(_, facts)| facts.kind == "podman");
+        let why = match self.config.profiles.has(profile) {
+            false => "it is left out of profiles in its configuration",
+            true if profile.terms().containers && podman => "job containers need Docker",
+            true => return Ok(()),
         };
         Err(RuntimeError {
             reason: ErrorReason::SpecRefused,

@@ -4,6 +4,7 @@
 //! Podman. A missing engine is a failure, not a skip. Everything is found and
 //! removed by the labels of the agent under test.
 
+mod containers;
 mod disk;
 mod engine;
 mod namespaces;

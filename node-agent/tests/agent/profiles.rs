@@ -55,7 +55,7 @@ fn hostile(base: &str) -> Image {
     image
 }
 
-fn under(profile: &str, image: &str) -> Desired {
+pub(crate) fn under(profile: &str, image: &str) -> Desired {
     let Desired::Run(spec) = run(image) else {
         unreachable!("a run")
     };
@@ -94,7 +94,7 @@ fn assert_profile(profile: &str, inspect: &str) {
 async fn a_hostile_image_has_no_say_in_any_profile_and_its_volumes_go() {
     let image = hostile(&support::image());
     let mut bench = Bench::start(&On::Host, "hostile").await;
-    for profile in ["strict", "standard"] {
+    for profile in ["strict", "standard", "containers"] {
         let runner = bench.name(profile);
         bench
             .intend(&[(&runner, under(profile, &image.0))], &[])

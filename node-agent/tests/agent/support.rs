@@ -375,6 +375,14 @@ impl Bench {
         assert!(!rules.concat().contains(&self.table()), "{rules:#?}");
     }
 
+    /// The agent's own firewall table or chains, as they are now.
+    pub(crate) fn rules(&self) -> String {
+        let table = self.table();
+        self.on.must(&format!(
+            "nft list table inet {table} 2>/dev/null || iptables -S {table}-in"
+        ))
+    }
+
     /// Containers, job volumes and control groups that outlived their runner.
     pub(crate) fn leftovers(&self) -> String {
         let own = format!("label={}={}", label::INSTANCE, self.instance().as_str());

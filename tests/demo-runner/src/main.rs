@@ -3,6 +3,7 @@
 //! Same files, exit codes, signals and lines of output as the real one, as far as a fleet can see them. It really runs the
 //! steps of a job, as shell scripts.
 
+mod containers;
 mod dates;
 mod diag;
 mod http;

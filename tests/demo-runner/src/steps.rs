@@ -75,7 +75,7 @@ impl Output {
     }
 }
 
-fn failed(text: String) -> Result {
+pub(crate) fn failed(text: String) -> Result {
     Result {
         end: End::Failure,
         exit_code: None,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::containers::{Container, Containers};
 use crate::diag::Diag;
 use crate::service::{Service, persist};
 use crate::settings::{self, Settings};
@@ -41,6 +42,10 @@ struct Job {
     steps: Vec<Step>,
     #[serde(default)]
     env: BTreeMap<String, String>,
+    #[serde(default)]
+    container: Option<Container>,
+    #[serde(default)]
+    services: BTreeMap<String, Container>,
 }
 
 #[derive(Deserialize)]
@@ -199,14 +204,31 @@ impl Worker {
             self.skip(&self.start.job.steps);
             return End::Failure;
         }
+        let job = &self.start.job;
+        let mut containers = None;
+        if job.container.is_some() || !job.services.is_empty() {
+            self.diag.line("Initialize containers");
+            let work = &self.service.settings().work;
+            match Containers::prepare(&context, work, job.container.as_ref(), &job.services) {
+                Ok(prepared) => containers = Some(prepared),
+                Err(output) => {
+                    self.report_setup_failure(&output);
+                    return End::Failure;
+                }
+            }
+        }
         let mut end = End::Success;
         for (i, step) in self.start.job.steps.iter().enumerate() {
-            let ended = self.step(&context, step);
+            let ended = self.step(&context, step, containers.as_ref());
             if ended != End::Success {
                 end = ended;
                 self.skip(&self.start.job.steps[i + 1..]);
                 break;
             }
+        }
+        if let Some(containers) = containers {
+            self.diag.line("Stop containers");
+            containers.clean_up();
         }
         if !self.hook(
             &context,
@@ -219,12 +241,19 @@ impl Worker {
         end
     }
 
-    fn step(&self, context: &steps::Context<'_>, step: &Step) -> End {
+    fn step(
+        &self,
+        context: &steps::Context<'_>,
+        step: &Step,
+        containers: Option<&Containers<'_>>,
+    ) -> End {
         self.diag
             .line(&format!("Step {} starts: {}", step.number, step.name));
-        let result = steps::run(context, step.number, &step.run, |text| {
-            self.send(step.number, text, None, None)
-        });
+        let pass_on = |text: &str| self.send(step.number, text, None, None);
+        let result = match containers.filter(|containers| containers.has_container()) {
+            Some(containers) => containers.run(step.number, &step.run, pass_on),
+            None => steps::run(context, step.number, &step.run, pass_on),
+        };
         let (word, end) = match result.end {
             End::Success => ("success", End::Success),
             End::Failure => ("failure", End::Failure),

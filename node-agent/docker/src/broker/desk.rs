@@ -27,7 +27,7 @@ use tracing::warn;
 use super::{Done, Reply, unheard};
 use crate::engine::{bounded, gone_is_fine};
 use crate::images::Images;
-use crate::recover::inspect;
+use crate::recover::{container_label, inspect};
 use crate::runtime::lock;
 use crate::translate::container_body;
 use crate::usage;
@@ -37,6 +37,8 @@ const READY: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(250);
 /// Lines of a service that did not come up, for the job's log.
 const LAST_WORDS: &str = "20";
+/// What the container of `container:` is in its job.
+const JOB_CONTAINER: &str = "the job container";
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What requests of one job are carried out with.
@@ -126,9 +128,7 @@ impl Desk {
                 })
             }
             Command::Script(step) => {
-                let container = lock(&self.container).clone().ok_or_else(|| {
-                    failed("this job has no container: to run the step in".into())
-                })?;
+                let container = self.job_container().await?;
                 let code = self.script(&container, &step, reply, ongoing).await?;
                 Ok(Done {
                     code,
@@ -212,7 +212,7 @@ impl Desk {
         let mut alpine = false;
         if let Some(sibling) = container {
             let image = sibling.image.clone();
-            let id = self.make(&waiting(sibling), "container").await?;
+            let id = self.make(&waiting(sibling), JOB_CONTAINER).await?;
             reply
                 .tell(&format!("job container: {image} started"))
                 .await
@@ -227,6 +227,23 @@ impl Desk {
             self.up(&format!("service {name}"), id).await?;
         }
         Ok(json!({ "state": state, "context": context, "isAlpine": alpine }))
+    }
+
+    /// The container of `container:`; looked for when an earlier process of this agent made it.
+    async fn job_container(&self) -> Result<String, RuntimeError> {
+        if let Some(known) = lock(&self.container).clone() {
+            return Ok(known);
+        }
+        for id in siblings(&self.docker, &self.instance, &self.job.container).await? {
+            let told = inspect(&self.docker, &id).await?.unwrap_or_default();
+            if container_label(&told, label::PART) == JOB_CONTAINER {
+                *lock(&self.container) = Some(id.clone());
+                return Ok(id);
+            }
+        }
+        Err(failed(
+            "this job has no container: to run the step in".into(),
+        ))
     }
 
     /// Holds the job and its siblings together to what the job was given.
@@ -279,6 +296,7 @@ impl Desk {
             .await?;
         let mut labels = self.labels.clone();
         labels.push((label::OF.into(), self.job.container.clone()));
+        labels.push((label::PART.into(), what.to_owned()));
         let mut sandbox = containers::sandbox(&self.job, sibling, &image_id, &labels);
         if !sibling.prepend_path.is_empty() {
             let image =

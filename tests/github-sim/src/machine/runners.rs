@@ -9,6 +9,7 @@ use super::assign::trim;
 use super::jobs::LOCK;
 use super::jwt;
 use super::model::{Driver, RemovedBy, Runner, Scope, Status};
+use super::spec::ContainerSpec;
 use super::world::{DAY, HOUR, SECOND, SimError, Timer, World};
 
 /// The version the simulator's runners and downloads have.
@@ -84,6 +85,10 @@ pub struct JobBody {
     pub repository: String,
     pub steps: Vec<JobStep>,
     pub env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerSpec>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, ContainerSpec>,
     pub locked_until: String,
 }
 
@@ -487,6 +492,8 @@ impl World {
                 })
                 .collect(),
             env: job.spec.env.clone(),
+            container: job.spec.container.clone(),
+            services: job.spec.services.clone(),
             locked_until: super::text::iso(self.now + LOCK),
         })
     }

@@ -262,6 +262,20 @@ impl From<StepForm> for StepSpec {
     }
 }
 
+/// `container:`, or one of `services:`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerSpec {
+    pub image: String,
+    pub env: BTreeMap<String, String>,
+    pub ports: Vec<String>,
+    /// `source:target`
+    pub volumes: Vec<String>,
+    pub options: String,
+    pub entrypoint: Option<String>,
+    pub arguments: Vec<String>,
+}
+
 /// Completes a job without a runner program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -302,6 +316,11 @@ pub struct JobSpec {
     pub timeout_minutes: Option<u64>,
     #[serde(default)]
     pub simulate: Option<Simulate>,
+    /// The container that steps run in.
+    #[serde(default)]
+    pub container: Option<ContainerSpec>,
+    #[serde(default)]
+    pub services: BTreeMap<String, ContainerSpec>,
 }
 
 impl JobSpec {
@@ -319,6 +338,8 @@ impl JobSpec {
             skipped: false,
             timeout_minutes: None,
             simulate: None,
+            container: None,
+            services: BTreeMap::new(),
         }
     }
 

@@ -1,0 +1,375 @@
+//! Job containers and services, asked for by the real hook in a real sandbox.
+
+use longshore_proto::v1::observed_runner::Phase;
+use serde_json::{Value, json};
+
+use crate::on::On;
+use crate::profiles::under;
+use crate::support::{Bench, docker};
+
+/// A job that does what it is told: each file `_work/ask/N` is a request for the hook, whose output, code and answer
+/// become `N.out`, `N.code` and `N.answer`; `end` ends it.
+const JOB: &str = r#"cd /home/runner/_work && mkdir -p ask _temp/_github_home && n=1
+while [ ! -e ask/end ]; do
+    if [ -e ask/$n ]; then
+        begin=$(cut -d. -f1 /proc/uptime)
+        sh "$ACTIONS_RUNNER_CONTAINER_HOOKS" <ask/$n >ask/$n.out 2>&1
+        echo $? >ask/$n.tmp && mv ask/$n.tmp ask/$n.code
+        n=$((n+1))
+    fi
+    sleep 0.1
+done"#;
+
+struct Job<'a> {
+    bench: &'a Bench,
+    runner: String,
+    asked: u32,
+}
+
+impl Job<'_> {
+    /// Asks the hook, and gives its exit code, its output and its answer.
+    fn ask(&mut self, mut request: Value) -> (i32, String, Value) {
+        self.asked += 1;
+        let n = self.asked;
+        request["responseFile"] = json!(format!("/home/runner/_work/ask/{n}.answer"));
+        // Written beside and moved, so that it is read whole.
+        let line = format!(
+            "cd /home/runner/_work/ask && cat >{n}.new <<'END'\n{request:#}\nEND\nmv {n}.new {n}"
+        );
+        self.bench.exec(&self.runner, &line);
+        let wait = format!(
+            "cd /home/runner/_work/ask; t=0; while [ ! -e {n}.code ] && [ $t -lt 600 ]; do sleep 0.1; t=$((t+1)); done; cat {n}.code"
+        );
+        let code = self.bench.exec(&self.runner, &wait);
+        let read = |what: &str| {
+            self.bench.exec(
+                &self.runner,
+                &format!("cat /home/runner/_work/ask/{n}.{what} 2>/dev/null || true"),
+            )
+        };
+        let answer = serde_json::from_str(&read("answer")).unwrap_or(Value::Null);
+        (code.trim().parse().unwrap(), read("out"), answer)
+    }
+}
+
+fn mounts() -> Value {
+    let mount = |source: &str, target: &str| json!({"sourceVolumePath": source, "targetVolumePath": target, "readOnly": false});
+    json!([
+        mount("/var/run/docker.sock", "/var/run/docker.sock"),
+        mount("/home/runner/_work", "/__w"),
+        mount("/home/runner/externals", "/__e"),
+        mount("/home/runner/_work/_temp", "/__w/_temp"),
+        mount("/home/runner/_work/_temp/_github_home", "/github/home"),
+    ])
+}
+
+fn prepare(image: &str) -> Value {
+    json!({"command": "prepare_job", "state": {}, "args": {
+        "container": {
+            "image": image, "workingDirectory": "/__w", "createOptions": "--cpus 0.5",
+            "environmentVariables": {"GREETING": "hello"}, "userMountVolumes": [], "systemMountVolumes": mounts(),
+            "registry": null, "portMappings": [],
+        },
+        "services": [{
+            "contextName": "web", "image": image, "createOptions": "--health-cmd 'nc -w 1 127.0.0.1 8081 -e true' --health-interval 1s --health-retries 60",
+            "entrypoint": "httpd", "entryPointArgs": ["-f", "-p", "8081", "-h", "/etc"],
+            "environmentVariables": {}, "userMountVolumes": [], "portMappings": ["8081:8081"],
+        }],
+    }})
+}
+
+fn script(line: &str) -> Value {
+    json!({"command": "run_script_step", "state": {}, "args": {
+        "entryPoint": "sh", "entryPointArgs": ["-ec", line], "workingDirectory": "/__w/_temp",
+        "environmentVariables": {"STEP": "two"}, "prependPath": ["/__w/tools"],
+    }})
+}
+
+fn step(image: &str, line: &str) -> Value {
+    json!({"command": "run_container_step", "state": {}, "args": {
+        "image": image, "dockerfile": null, "entryPoint": "sh", "entryPointArgs": ["-ec", line],
+        "workingDirectory": "/__w", "createOptions": null, "environmentVariables": {"INPUT_WHO": "world"},
+        "prependPath": [], "userMountVolumes": [], "systemMountVolumes": mounts(), "registry": null, "portMappings": null,
+    }})
+}
+
+/// Ids of the containers beside a runner's.
+fn beside(container: &str) -> Vec<String> {
+    let filter = format!("label=longshore.of={container}");
+    let list = docker(&["ps", "-aq", "--no-trunc", "--filter", &filter]);
+    list.lines().map(str::to_owned).collect()
+}
+
+/// Everything about a sibling that a sandbox promises, as the engine tells it.
+fn assert_held(id: &str, job: &str) {
+    let all: Value = serde_json::from_str(&docker(&["inspect", id])).unwrap();
+    let host = &all[0]["HostConfig"];
+    assert_eq!(all[0]["Config"]["User"], "1001:1001");
+    assert_eq!(host["CapDrop"], json!(["ALL"]));
+    assert_eq!(host["SecurityOpt"], json!(["no-new-privileges:true"]));
+    assert_eq!(host["NetworkMode"], format!("container:{job}"));
+    assert_eq!(
+        (&host["Privileged"], &host["Runtime"]),
+        (&json!(false), &json!("runc"))
+    );
+    for empty in ["CapAdd", "Devices", "DeviceRequests", "Binds", "GroupAdd"] {
+        assert!(
+            host[empty].as_array().is_none_or(Vec::is_empty),
+            "{empty}: {}",
+            host[empty]
+        );
+    }
+    for mode in ["PidMode", "UTSMode", "UsernsMode"] {
+        assert_eq!(host[mode], "");
+    }
+    assert_eq!(
+        (&host["IpcMode"], &host["CgroupnsMode"]),
+        (&json!("private"), &json!("private"))
+    );
+    assert!(host["Memory"].as_i64().unwrap() <= 256 << 20);
+    for mount in all[0]["Mounts"].as_array().unwrap() {
+        assert_eq!(mount["Type"], "volume", "{mount}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_has_a_container_and_a_service_beside_it_and_all_of_it_goes() {
+    let mut bench = Bench::start(&On::Host, "beside").await;
+    let image = bench.image();
+    let runner = bench.name("job");
+    bench
+        .intend(&[(&runner, under("containers", &image))], &[])
+        .await;
+    let ready = bench.phase(&runner, Phase::Ready).await;
+    assert!(bench.guarantees("profile_containers"));
+    bench.register(&runner, JOB, "x").await;
+    bench.phase(&runner, Phase::Busy).await;
+    let container = ready.container_id;
+    let mut job = Job {
+        bench: &bench,
+        runner: runner.clone(),
+        asked: 0,
+    };
+
+    // The way to the agent is for the job alone: neither inspected nor in an environment.
+    let letter = bench.exec(&runner, "cat /home/runner/.longshore");
+    let secret = letter.split_whitespace().nth(2).unwrap().to_owned();
+    assert_eq!(secret.len(), 64, "{letter}");
+    let environment = bench.exec(&runner, "tr '\\0' '\\n' </proc/1/environ");
+    for (place, text) in [
+        ("inspect", docker(&["inspect", &runner])),
+        ("environment", environment),
+        ("arguments", docker(&["top", &runner, "-eo", "pid,args"])),
+        ("log", bench.agent_log()),
+    ] {
+        assert!(!text.contains(&secret), "the secret is in {place}");
+    }
+
+    let (code, out, answer) = job.ask(prepare(&image));
+    assert_eq!(code, 0, "{out}\n{}", bench.agent_log());
+    let service = answer["context"]["services"]["web"].clone();
+    assert_eq!(service["ports"], json!({"8081": "8081"}), "{answer}");
+    assert!(
+        answer["state"]["container"].is_string() && answer["isAlpine"] == false,
+        "{answer}"
+    );
+    let there = beside(&container);
+    assert_eq!(there.len(), 2);
+    for id in &there {
+        assert_held(id, &container);
+    }
+
+    // Reached by port from the job, and by name wherever names are looked up.
+    let page = "printf 'GET /passwd HTTP/1.0\\r\\n\\r\\n' | nc 127.0.0.1 8081";
+    assert!(bench.exec(&runner, page).contains("runner:x:1001"));
+    let hosts = bench.exec(&runner, "cat /etc/hosts");
+    assert!(
+        hosts.lines().any(|line| line == "127.0.0.1\tweb"),
+        "{hosts}"
+    );
+
+    // A step in the job container, as that container is and not as the runner's.
+    let (code, out, _) = job.ask(script(
+        "id -u; echo $GREETING $STEP; pwd; grep -E 'CapEff|NoNewPrivs' /proc/self/status; echo ${PATH%%:*}; touch /__w/from-container; ls -d /github/home/ /home/runner/.credentials || true; grep web /etc/hosts; printf last; exit 7",
+    ));
+    assert_eq!(code, 7, "{out}");
+    for line in [
+        "1001",
+        "hello two",
+        "/__w/_temp",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "/__w/tools",
+        "/github/home/",
+    ] {
+        assert!(out.lines().any(|told| told == line), "{line} in\n{out}");
+    }
+    assert!(out.ends_with("last"), "{out}");
+    assert!(
+        out.contains("/home/runner/.credentials: No such file"),
+        "{out}"
+    );
+    bench.exec(&runner, "test -e /home/runner/_work/from-container");
+
+    // A step that is a container, which goes with it.
+    let (code, out, _) = job.ask(step(
+        &image,
+        "echo $INPUT_WHO; ls /__w/from-container; exit 3",
+    ));
+    assert_eq!((code, out.as_str()), (3, "world\n/__w/from-container\n"));
+    assert_eq!(beside(&container).len(), 2);
+
+    // What would widen a sandbox is refused and named, and makes nothing.
+    for (pointer, value, words) in [
+        (
+            "/args/createOptions",
+            json!("--privileged"),
+            "--privileged is not supported",
+        ),
+        (
+            "/args/createOptions",
+            json!("-v /:/host"),
+            "-v is not supported",
+        ),
+        (
+            "/args/userMountVolumes",
+            json!([{"sourceVolumePath": "/etc", "targetVolumePath": "/x"}]),
+            "share its work folder and nothing else",
+        ),
+        (
+            "/args/dockerfile",
+            json!("/__w/Dockerfile"),
+            "Dockerfile is not supported",
+        ),
+        (
+            "/args/image",
+            json!("no.such.registry.invalid/x:1"),
+            "no.such.registry.invalid/x:1",
+        ),
+    ] {
+        let mut request = step(&image, "true");
+        *request.pointer_mut(pointer).unwrap() = value;
+        let (code, out, _) = job.ask(request);
+        assert_eq!(code, 1, "{out}");
+        assert!(out.contains(words), "{words} in\n{out}");
+    }
+    assert_eq!(beside(&container).len(), 2);
+
+    // The agent is killed and comes back: the job goes on asking.
+    let (asked, name) = (job.asked, job.runner);
+    bench.kill_agent();
+    bench.start_agent().await;
+    bench.phase(&runner, Phase::Busy).await;
+    assert_eq!(beside(&container).len(), 2, "adopted with their job");
+    let mut job = Job {
+        bench: &bench,
+        runner: name,
+        asked,
+    };
+    let (code, out, _) = job.ask(script("echo again"));
+    assert_eq!((code, out.as_str()), (0, "again\n"));
+
+    let (code, out, _) = job.ask(json!({"command": "cleanup_job", "state": {}, "args": {}}));
+    assert_eq!(code, 0, "{out}");
+    assert_eq!(beside(&container), Vec::<String>::new());
+
+    // A job that does not clean up leaves nothing either.
+    assert_eq!(job.ask(prepare(&image)).0, 0);
+    bench.exec(&runner, "touch /home/runner/_work/ask/end");
+    bench.phase(&runner, Phase::Exited).await;
+    assert_eq!(beside(&container), Vec::<String>::new());
+    assert_eq!(bench.leftovers(), "");
+    bench.intend(&[], &[]).await;
+    bench.gone(&runner).await;
+    bench.finish().await;
+}
+
+/// The hole in the rules is one port of one gateway for one slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_job_itself_reaches_its_door() {
+    let mut bench = Bench::start(&On::Host, "door").await;
+    let image = bench.image();
+    let (own, other) = (bench.name("own"), bench.name("other"));
+    let wait = "while [ ! -e /home/runner/_work/go ]; do sleep 0.1; done";
+    let wanted = [
+        (own.as_str(), under("containers", &image)),
+        (other.as_str(), under("strict", &image)),
+    ];
+    bench.intend(&wanted, &[]).await;
+    for runner in [&own, &other] {
+        bench.phase(runner, Phase::Ready).await;
+        bench.register(runner, wait, "x").await;
+        bench.phase(runner, Phase::Busy).await;
+    }
+    let gateway = bench.gateway(&own);
+    // Both ports have a listener; a rule keeps the job from all but its door.
+    let listener = std::net::TcpListener::bind((gateway.as_str(), 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let reaches = |runner: &str, port: u16| {
+        let line = format!("nc -w 3 {gateway} {port} -e true");
+        bench.inside(runner, &line).status().unwrap().success()
+    };
+    assert!(reaches(&own, 3_129), "its own door");
+    assert!(!reaches(&own, port), "another port of its gateway");
+    assert!(!reaches(&other, 3_129), "another job's door");
+    let stranger = bench.gateway(&other);
+    let line = format!("nc -w 3 {stranger} 3129 -e true");
+    assert!(
+        !bench.inside(&other, &line).status().unwrap().success(),
+        "a strict job has none"
+    );
+    // Without the secret it answers nothing but no.
+    let line = format!("printf 'guess\\n{{}}\\n' | nc -w 5 {gateway} 3129");
+    assert!(
+        bench
+            .exec(&own, &line)
+            .contains("the secret is not this job's")
+    );
+
+    bench.exec(&own, "touch /home/runner/_work/go");
+    bench.phase(&own, Phase::Exited).await;
+    let rules = bench.rules();
+    assert!(!rules.contains("3129"), "closed with the job:\n{rules}");
+    bench.exec(&other, "touch /home/runner/_work/go");
+    bench.phase(&other, Phase::Exited).await;
+    bench.intend(&[], &[]).await;
+    for runner in [&own, &other] {
+        bench.gone(runner).await;
+    }
+    bench.finish().await;
+}
+
+/// A step that is cancelled does not run on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_hook_is_gone_ends() {
+    let mut bench = Bench::start(&On::Host, "gone").await;
+    let image = bench.image();
+    let runner = bench.name("job");
+    bench
+        .intend(&[(&runner, under("containers", &image))], &[])
+        .await;
+    let container = bench.phase(&runner, Phase::Ready).await.container_id;
+    bench.register(&runner, JOB, "x").await;
+    bench.phase(&runner, Phase::Busy).await;
+    let request = step(&image, "echo begun; while :; do sleep 1; done");
+    bench.exec(
+        &runner,
+        &format!("cd /home/runner/_work/ask && cat >1.new <<'END'\n{request}\nEND\nmv 1.new 1"),
+    );
+    bench.exec(
+        &runner,
+        "t=0; until grep -q begun /home/runner/_work/ask/1.out || [ $t -gt 300 ]; do sleep 0.1; t=$((t+1)); done; grep begun /home/runner/_work/ask/1.out",
+    );
+    assert_eq!(beside(&container).len(), 1);
+    bench.exec(&runner, "killall -KILL nc");
+    let begun = std::time::Instant::now();
+    while !beside(&container).is_empty() {
+        assert!(begun.elapsed().as_secs() < 30, "it runs on");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    bench.exec(&runner, "touch /home/runner/_work/ask/end");
+    bench.phase(&runner, Phase::Exited).await;
+    bench.intend(&[], &[]).await;
+    bench.gone(&runner).await;
+    bench.finish().await;
+}
