@@ -17,6 +17,7 @@ use tracing::info;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::{Driver, INPUTS, Outlets, Snapshot};
+use crate::findings::Findings;
 use crate::link::Link;
 use crate::logstore::LogStore;
 use crate::push::Push;
@@ -132,12 +133,20 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let clock = Clock::system();
     let limits = limits(&config);
     let facts = runtime.clone();
+    let findings = Arc::new(Findings::open(&config.state_dir));
+    let seen = findings.clone();
+    let boot = boot_id();
     let fingerprint = Box::new(move || {
         let engine = facts.facts().map(engine_of);
-        wire::capability_to(&assemble(&host, engine.as_ref(), &limits, &[]))
+        let mut found = assemble(&host, engine.as_ref(), &limits, &[]);
+        if let Some(engine) = &engine {
+            let host = looked_at(engine, &found.kernel, &boot);
+            found.properties = seen.over(found.properties, &host);
+        }
+        wire::capability_to(&found)
     });
     let (inputs, inbox) = mpsc::channel(INPUTS);
-    let (snapshots, seen) = watch::channel(Arc::new(Snapshot::default()));
+    let (snapshots, watched) = watch::channel(Arc::new(Snapshot::default()));
     let (subscriptions, wanted) = watch::channel(Vec::new());
     let (attached, mut ready) = watch::channel(false);
     let outlets = Outlets {
@@ -150,6 +159,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         Some(state),
         logs.clone(),
         fingerprint,
+        findings,
         outlets,
         config.lease_ms,
     );
@@ -157,7 +167,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         scheduler: config.scheduler.clone(),
         node: config.node.clone(),
         clock,
-        snapshots: seen,
+        snapshots: watched,
         inputs,
         attached,
     };
@@ -188,6 +198,25 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let all = async { tokio::join!(driver, link, push) };
     let _ = tokio::time::timeout(END, all).await;
     Ok(())
+}
+
+/// What a look at a sandbox depends on: another of any of these and it is looked at anew.
+fn looked_at(engine: &Engine, kernel: &str, boot: &str) -> String {
+    format!(
+        "{} {} {} cgroup{} {} {} {kernel} {boot} {:?}",
+        env!("CARGO_PKG_VERSION"),
+        engine.kind,
+        engine.version,
+        engine.cgroup_version,
+        engine.cgroup_driver,
+        engine.storage_driver,
+        engine.security_options,
+    )
+}
+
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 /// Two agents over one state folder would fight for the same containers.

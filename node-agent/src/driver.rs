@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use agent_core::probe::Probed;
 use agent_core::runtime::{Found, Notice, Outlook, Processes, Runtime, RuntimeError};
 use agent_core::{
-    Accept, Action, Condition, ErrorReason, Event, Generation, Intent, Node, ObservedRunner, Phase,
-    Resources, RunnerError, RunnerSpec,
+    Accept, Action, Condition, Desired, ErrorReason, Event, Generation, Intent, Node,
+    ObservedRunner, Phase, Resources, RunnerError, RunnerSpec,
 };
 use longshore_proto::v1 as pb;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -19,7 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, warn};
 
 use crate::clock::Clock;
+use crate::findings::Findings;
 use crate::logstore::LogStore;
+use crate::probing::{Probing, Wanted};
 use crate::secrets::{Secret, Secrets};
 use crate::state::StateFile;
 use crate::telemetry;
@@ -36,6 +39,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// How long running operations are waited for when the agent is told to go.
 const DETACH: Duration = Duration::from_secs(4);
+/// Said to who asks for a look while one is under way.
+const BUSY: &str = "another look at a sandbox is under way on this node";
 /// Clocks further apart than this break registrations (facts.md 5, row 14).
 const MAX_CLOCK_OFFSET_MS: i64 = 60_000;
 
@@ -60,6 +65,8 @@ pub enum Input {
     },
     /// This report went out on the stream.
     Told(Vec<ObservedRunner>),
+    /// Somebody wants to know what a sandbox here holds, now.
+    Check(Wanted),
 }
 
 /// Output of a runner that the scheduler wants, from an offset on.
@@ -110,6 +117,8 @@ pub struct Driver<R: Runtime> {
     capability: Arc<pb::Capability>,
     /// Runners that may be asked for, and whether none may start.
     outlook: (Vec<RunnerSpec>, bool),
+    probing: Probing,
+    findings: Arc<Findings>,
 }
 
 /// What an operation on the engine came to.
@@ -123,6 +132,10 @@ enum Done {
         processes: Option<Processes>,
     },
     Recovered(Result<Vec<Found>, RuntimeError>),
+    Probed {
+        wanted: Wanted,
+        result: Result<Option<Probed>, RuntimeError>,
+    },
     Checked {
         firewall: bool,
         conditions: Vec<Condition>,
@@ -130,12 +143,14 @@ enum Done {
 }
 
 impl<R: Runtime> Driver<R> {
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         runtime: Arc<R>,
         clock: Clock,
         state: Option<StateFile>,
         logs: Arc<LogStore>,
         fingerprint: Fingerprint,
+        findings: Arc<Findings>,
         outlets: Outlets,
         lease_ms: u64,
     ) -> Self {
@@ -162,6 +177,8 @@ impl<R: Runtime> Driver<R> {
             state_problem: None,
             capability,
             outlook: (Vec::new(), false),
+            probing: Probing::default(),
+            findings,
         }
     }
 
@@ -176,6 +193,9 @@ impl<R: Runtime> Driver<R> {
             let deadline = self
                 .node
                 .next_deadline_ms(now)
+                .into_iter()
+                .chain(self.probing.deadline().filter(|_| self.may_probe()))
+                .min()
                 .map(|at| self.clock.instant(at));
             let timer = async {
                 match deadline {
@@ -227,7 +247,80 @@ impl<R: Runtime> Driver<R> {
             }
             self.act(action);
         }
+        self.probe_if_due();
         self.publish();
+    }
+
+    fn may_probe(&self) -> bool {
+        self.recovered && self.engine_problem.is_none()
+    }
+
+    /// Looks at a sandbox from inside when it is time. Beside everything else: no
+    /// job waits for it but those whose profile nobody has seen to hold yet.
+    fn probe_if_due(&mut self) {
+        if !self.may_probe() {
+            return;
+        }
+        let now = self.clock.now().mono_ms;
+        let busy = self
+            .node
+            .observed()
+            .iter()
+            .any(|runner| runner.phase == Phase::Preparing);
+        let looked_from = self.findings.image();
+        let Some(wanted) = self.probing.next(now, looked_from.as_deref(), busy) else {
+            return;
+        };
+        let runtime = self.runtime.clone();
+        self.work.spawn(async move {
+            let result = runtime.probe(&wanted.spec).await;
+            Done::Probed { wanted, result }
+        });
+    }
+
+    fn probed(&mut self, wanted: Wanted, result: Result<Option<Probed>, RuntimeError>) {
+        let now = self.clock.now();
+        let image = &wanted.spec.image;
+        self.probing.ended(now.mono_ms, image, result.is_ok());
+        match &result {
+            Ok(Some(probed)) => {
+                let failed = probed.failed();
+                if failed.is_empty() {
+                    info!(
+                        image,
+                        took_ms = probed.took_ms,
+                        "the sandbox holds what it promises"
+                    );
+                } else {
+                    error!(image, ?failed, "the sandbox does not hold what it promises");
+                }
+                if wanted.publish {
+                    self.findings.found(probed, now.utc_ms);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                warn!(image, %error, "the sandbox could not be looked at");
+                if wanted.publish {
+                    self.findings.failed(error.detail.clone());
+                }
+            }
+        }
+        if wanted.publish {
+            self.capability = Arc::new((self.fingerprint)());
+        }
+        if let Some(answer) = wanted.answer {
+            let told = match result {
+                Ok(Some(probed)) => Ok(probed),
+                Ok(None) => Err(RunnerError {
+                    reason: ErrorReason::SpecRefused,
+                    detail: "this runtime's sandboxes cannot be looked at from inside".into(),
+                }),
+                Err(error) => Err(RunnerError::from(error)),
+            };
+            // Whoever asked may be gone.
+            let _ = answer.send(told);
+        }
     }
 
     fn input(&mut self, input: Input) {
@@ -248,8 +341,16 @@ impl<R: Runtime> Driver<R> {
             Input::Alive => self.node.contact(now),
             Input::Intent { mut intent, logs } => {
                 self.node.contact(now);
+                for desired in intent.runners.values() {
+                    if let Desired::Run(spec) = desired {
+                        self.probing.saw(&spec.image, &spec.platform);
+                    }
+                }
                 let generation = intent.generation;
                 let expected = std::mem::take(&mut intent.expected);
+                for spec in &expected {
+                    self.probing.saw(&spec.image, &spec.platform);
+                }
                 let cordoned = intent.cordoned;
                 let (answer, actions) = self.node.accept(intent, now);
                 match answer {
@@ -281,6 +382,23 @@ impl<R: Runtime> Driver<R> {
                 }
             }
             Input::Told(report) => self.node.told(&report),
+            Input::Check(wanted) => {
+                let refused = if self.may_probe() {
+                    match self.probing.ask(wanted) {
+                        Ok(()) => None,
+                        Err(wanted) => Some((wanted, ErrorReason::OutOfSlots, BUSY.to_owned())),
+                    }
+                } else {
+                    let why = self.engine_problem.clone();
+                    let why = why.unwrap_or_else(|| "the engine is not ready yet".into());
+                    Some((Box::new(wanted), ErrorReason::EngineDown, why))
+                };
+                if let Some((wanted, reason, detail)) = refused
+                    && let Some(answer) = wanted.answer
+                {
+                    let _ = answer.send(Err(RunnerError { reason, detail }));
+                }
+            }
         }
     }
 
@@ -312,6 +430,7 @@ impl<R: Runtime> Driver<R> {
             Notice::OutputEnd { runner } => self.logs.close(&runner),
             Notice::Engine { problem } => {
                 if problem.is_none() && self.engine_problem.is_some() {
+                    self.probing.engine_is_back(now.mono_ms);
                     self.capability = Arc::new((self.fingerprint)());
                 }
                 self.engine_problem = problem;
@@ -420,8 +539,10 @@ impl<R: Runtime> Driver<R> {
                 self.retry = FIRST_RETRY;
                 self.capability = Arc::new((self.fingerprint)());
                 self.look_ahead();
+                self.probing.engine_is_back(now.mono_ms);
                 self.check();
             }
+            Done::Probed { wanted, result } => self.probed(wanted, result),
             Done::Recovered(Err(error)) => {
                 if self.engine_problem.as_ref() != Some(&error.detail) {
                     warn!(%error, "no container engine");

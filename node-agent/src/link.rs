@@ -8,7 +8,7 @@ use longshore_proto::v1 as pb;
 use longshore_proto::v1::attach_request::Message as Up;
 use longshore_proto::v1::attach_response::Message as Down;
 use longshore_proto::v1::node_service_client::NodeServiceClient;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::driver::{Input, Snapshot, Subscription};
+use crate::probing::Wanted;
 use crate::secrets::Secret;
 use crate::wire;
 
@@ -130,7 +131,7 @@ impl Link {
             tokio::select! {
                 biased;
                 message = down.message() => match message? {
-                    Some(message) => self.take(message).await?,
+                    Some(message) => self.take(message, &up).await?,
                     None => return Ok(()),
                 },
                 changed = self.snapshots.changed() => {
@@ -178,7 +179,11 @@ impl Link {
         Ok(())
     }
 
-    async fn take(&self, message: pb::AttachResponse) -> anyhow::Result<()> {
+    async fn take(
+        &self,
+        message: pb::AttachResponse,
+        up: &mpsc::Sender<pb::AttachRequest>,
+    ) -> anyhow::Result<()> {
         match message.message {
             Some(Down::Intent(intent)) => {
                 let logs = intent
@@ -203,11 +208,39 @@ impl Link {
                 })
                 .await
             }
+            Some(Down::Check(check)) => self.check(check, up.clone()).await,
             Some(Down::Welcome(_)) | None => {
                 debug!("ignored a message that has no place here");
                 Ok(())
             }
         }
+    }
+
+    /// Passes the question on; the answer goes up when it is there, unless the stream
+    /// is another by then.
+    async fn check(
+        &self,
+        check: pb::CheckSandbox,
+        up: mpsc::Sender<pb::AttachRequest>,
+    ) -> anyhow::Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let spec = wire::probe_spec_from(check.spec.unwrap_or_default());
+        let wanted = Wanted {
+            // What most jobs get; of others only who asked hears.
+            publish: matches!(spec.profile.as_str(), "" | "strict")
+                && matches!(spec.network_mode.as_str(), "" | "open"),
+            spec,
+            answer: Some(answer),
+        };
+        self.input(Input::Check(wanted)).await?;
+        tokio::spawn(async move {
+            if let Ok(result) = answered.await {
+                let told = wire::checked_to(check.id, result);
+                // The stream may have ended meanwhile.
+                let _ = send(&up, Up::Checked(told)).await;
+            }
+        });
+        Ok(())
     }
 
     async fn input(&self, input: Input) -> anyhow::Result<()> {

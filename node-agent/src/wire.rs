@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use agent_core::probe::{self, Found, Probed};
 use agent_core::{
     Cause, Condition, Desired, Exit, Generation, Intent, ObservedRunner, Phase, Resources,
-    RunnerSpec,
+    RunnerError, RunnerSpec,
 };
 use agent_detect::capability::Capability;
 use agent_detect::properties::State;
 use longshore_proto::v1 as pb;
 use prost_types::{Duration, Timestamp};
+
+use crate::probing;
 
 /// Longest time a wire duration may mean; longer ones are cut, not trusted.
 const MAX_MS: u64 = 3_650 * 24 * 3_600_000;
@@ -101,6 +104,50 @@ fn spec_from(spec: pb::RunnerSpec) -> RunnerSpec {
         pool: spec.pool,
         scope: spec.scope,
     }
+}
+
+/// A sandbox to look at. Only what makes a difference inside is taken over.
+pub fn probe_spec_from(spec: pb::RunnerSpec) -> RunnerSpec {
+    probing::spec(
+        &spec.profile,
+        &spec.network_mode,
+        &spec.image,
+        &spec.platform,
+    )
+}
+
+pub fn checked_to(id: u64, result: Result<Probed, RunnerError>) -> pb::SandboxChecked {
+    let mut told = pb::SandboxChecked {
+        id,
+        ..pb::SandboxChecked::default()
+    };
+    match result {
+        Ok(probed) => {
+            let millis = std::time::Duration::from_millis(probed.took_ms);
+            told.took = Duration::try_from(millis).ok();
+            told.checks = probe::by_property(&probed.checks)
+                .into_iter()
+                .map(|check| pb::Check {
+                    row: check.row,
+                    name: check.name.into(),
+                    state: match check.found {
+                        Found::Pass => pb::property::State::Guaranteed,
+                        Found::NotGuaranteed => pb::property::State::NotGuaranteed,
+                        Found::Fail => pb::property::State::Failed,
+                    }
+                    .into(),
+                    detail: check.detail,
+                })
+                .collect();
+        }
+        Err(error) => {
+            told.error = Some(pb::RunnerError {
+                reason: error.reason.word().into(),
+                detail: error.detail,
+            });
+        }
+    }
+    told
 }
 
 pub fn observed_to(runner: &ObservedRunner) -> pb::ObservedRunner {

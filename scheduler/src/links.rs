@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use longshore_proto::v1::CheckSandbox;
 use scheduler_core::{
     effect::NodeIntent,
     model::{NodeName, RunnerName},
@@ -15,13 +16,15 @@ use scheduler_core::{
 use secrecy::SecretString;
 use tokio::sync::Notify;
 
-use crate::ports::NodeLink;
+use crate::{checks::Checks, ports::NodeLink};
 
 /// All open streams of this process.
 #[derive(Debug, Default)]
 pub struct Links {
     nodes: Mutex<BTreeMap<NodeName, Arc<Outbox>>>,
     sessions: AtomicU64,
+    /// Looks at sandboxes that somebody waits for.
+    pub checks: Checks,
 }
 
 /// What waits to be sent to one node. At most one intent and one registration
@@ -37,6 +40,7 @@ pub struct Outbox {
 struct Waiting {
     intent: Option<NodeIntent>,
     registrations: BTreeMap<RunnerName, SecretString>,
+    check: Option<CheckSandbox>,
     closed: bool,
 }
 
@@ -48,6 +52,7 @@ pub enum Outgoing {
         runner: RunnerName,
         jit: SecretString,
     },
+    Check(CheckSandbox),
 }
 
 impl Links {
@@ -92,6 +97,11 @@ impl Links {
         self.len() == 0
     }
 
+    /// Asks a node to look at a sandbox. Only the newest question waits.
+    pub fn send_check(&self, node: &NodeName, check: CheckSandbox) {
+        self.with(node, |waiting| waiting.check = Some(check));
+    }
+
     fn with(&self, node: &NodeName, change: impl FnOnce(&mut Waiting)) {
         let outbox = lock(&self.nodes).get(node).cloned();
         if let Some(outbox) = outbox {
@@ -131,6 +141,9 @@ impl Outbox {
                 }
                 if let Some((runner, jit)) = waiting.registrations.pop_first() {
                     return Some(Outgoing::Registration { runner, jit });
+                }
+                if let Some(check) = waiting.check.take() {
+                    return Some(Outgoing::Check(check));
                 }
             }
             self.wake.notified().await;

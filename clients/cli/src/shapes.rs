@@ -1,6 +1,7 @@
 //! What the commands print: the JSON fields and the columns. Field names are a
 //! contract; they are added to, never renamed.
 
+pub(crate) mod check;
 pub(crate) mod explain;
 pub(crate) mod job;
 pub(crate) mod node;

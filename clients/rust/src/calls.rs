@@ -192,6 +192,7 @@ calls! {
     write stop_runner(StopRunnerRequest) -> StopRunnerResponse = "StopRunner";
     read list_nodes(ListNodesRequest) -> ListNodesResponse = "ListNodes";
     read get_node(GetNodeRequest) -> GetNodeResponse = "GetNode";
+    write check_node(CheckNodeRequest) -> CheckNodeResponse = "CheckNode";
     write cordon_node(CordonNodeRequest) -> CordonNodeResponse = "CordonNode";
     write uncordon_node(UncordonNodeRequest) -> UncordonNodeResponse = "UncordonNode";
     write drain_node(DrainNodeRequest) -> DrainNodeResponse = "DrainNode";

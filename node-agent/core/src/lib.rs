@@ -13,6 +13,7 @@ pub mod firewall;
 pub mod lifecycle;
 pub mod model;
 pub mod names;
+pub mod probe;
 pub mod reconcile;
 pub mod runtime;
 pub mod sandbox;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::exit::Ended;
 use crate::model::{Condition, ErrorReason, Resources, RunnerError, RunnerSpec, Usage};
+use crate::probe::Probed;
 
 /// A sandbox that runs and waits for its registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +125,17 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Removes container, volumes and everything else of it. May be repeated.
     fn remove(&self, runner: &str) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Looks at a sandbox of this kind from inside, in a slot of its own that is gone
+    /// afterwards. An empty image means one of the runtime's own. None when this
+    /// runtime's sandboxes have no inside.
+    fn probe(
+        &self,
+        spec: &RunnerSpec,
+    ) -> impl Future<Output = Result<Option<Probed>, RuntimeError>> + Send {
+        let _ = spec;
+        async { Ok(None) }
+    }
 
     /// Verifies the firewall rules now and restores them when they are gone.
     /// No hand-over happens after an error.

@@ -1,5 +1,6 @@
 //! Which sandbox properties this node guarantees, by row of the isolation table.
 
+use agent_core::probe::{self, Check, Found};
 use serde::Serialize;
 
 use crate::capability::Engine;
@@ -42,7 +43,7 @@ pub fn of_engine(engine: &Engine) -> Vec<Property> {
         });
     };
     let gaps = agent_core::dialect::gaps(&engine.kind, engine.cgroup_version);
-    let fixed = "set on every sandbox of this agent; the probe (probe/strict.sh) run as a job reads it back";
+    let fixed = "set on every sandbox of this agent";
     for name in [
         "non_root",
         "no_capabilities",
@@ -126,6 +127,76 @@ pub fn of_engine(engine: &Engine) -> Vec<Property> {
     list
 }
 
+/// What a look at a sandbox from inside came to.
+#[derive(Clone, Copy, Debug)]
+pub enum Proof<'a> {
+    /// It has not ended yet, or never ran on this engine.
+    Awaited,
+    /// It could not be done; says why.
+    Impossible(&'a str),
+    Seen {
+        checks: &'a [Check],
+        /// When, for people.
+        at: &'a str,
+    },
+}
+
+/// Told by the engine, and not to be seen from inside.
+const NOT_SEEN: [&str; 2] = ["disk_quota", "egress_allowlist"];
+
+/// Puts what was seen over what was set: nothing that a probe can see is
+/// guaranteed before one has seen it.
+pub fn proven(mut list: Vec<Property>, proof: Proof<'_>) -> Vec<Property> {
+    let seen = match proof {
+        Proof::Seen { checks, .. } => probe::by_property(checks),
+        _ => Vec::new(),
+    };
+    for (_, name) in probe::PROPERTIES {
+        if NOT_SEEN.contains(&name) {
+            continue;
+        }
+        let known = list.iter().position(|property| property.name == name);
+        // What the engine cannot give has a better reason than a probe's.
+        let gap = known
+            .map(|at| &list[at])
+            .filter(|property| property.state != State::Guaranteed)
+            .map(|property| property.evidence.clone());
+        let check = seen.iter().find(|check| check.name == name);
+        let (state, evidence) = match (proof, check) {
+            (Proof::Awaited, _) => (
+                State::NotGuaranteed,
+                gap.unwrap_or_else(|| "not probed yet; the probe runs at the agent's start".into()),
+            ),
+            (Proof::Impossible(why), _) => (
+                State::NotGuaranteed,
+                gap.unwrap_or_else(|| format!("the probe could not run: {why}")),
+            ),
+            (Proof::Seen { at, .. }, None) => (
+                State::NotGuaranteed,
+                format!("the probe at {at} did not tell"),
+            ),
+            (Proof::Seen { at, .. }, Some(check)) => {
+                let told = format!("probe at {at}: {}", check.detail);
+                match check.found {
+                    Found::Pass => (State::Guaranteed, told),
+                    Found::Fail => (State::Failed, told),
+                    Found::NotGuaranteed => (State::NotGuaranteed, gap.unwrap_or(told)),
+                }
+            }
+        };
+        let property = Property {
+            name,
+            state,
+            evidence,
+        };
+        match known {
+            Some(at) => list[at] = property,
+            None => list.push(property),
+        }
+    }
+    list
+}
+
 /// CVE-2024-29018: internal networks could leak names through a loopback resolver.
 fn dns_leak_fixed(kind: &str, version: &str) -> bool {
     if kind != "docker" {
@@ -183,6 +254,91 @@ mod tests {
         ] {
             assert_eq!(state(&engine, name), expected, "{name}");
         }
+    }
+
+    fn after(engine: &Engine, output: &str) -> Vec<Property> {
+        let checks = probe::parse(output);
+        let at = "2026-11-21T20:00:00Z";
+        proven(
+            of_engine(engine),
+            Proof::Seen {
+                checks: &checks,
+                at,
+            },
+        )
+    }
+
+    fn named<'a>(list: &'a [Property], name: &str) -> &'a Property {
+        list.iter().find(|p| p.name == name).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_guaranteed_before_it_was_seen() {
+        for proof in [Proof::Awaited, Proof::Impossible("no slot is left")] {
+            let list = proven(of_engine(&debian12()), proof);
+            for (_, name) in probe::PROPERTIES {
+                let guaranteed = list
+                    .iter()
+                    .any(|p| p.name == name && p.state == State::Guaranteed);
+                assert!(!guaranteed, "{name}");
+            }
+            // What no probe sees stays as the engine says it.
+            assert_eq!(named(&list, "no_dns_leak").state, State::NotGuaranteed);
+        }
+        let impossible = proven(of_engine(&debian12()), Proof::Impossible("no slot is left"));
+        assert!(
+            named(&impossible, "non_root")
+                .evidence
+                .contains("no slot is left")
+        );
+    }
+
+    #[test]
+    fn what_was_seen_decides() {
+        let list = after(
+            &debian12(),
+            "PASS 1 non_root user 1001\nPASS 2 no_capabilities x\nFAIL 2 no_capabilities CapEff=1\nNOT_GUARANTEED 8 memory_limit unseen\nNOT_GUARANTEED 20 user_namespace users are the host's\nPASS 22 no_host_services silence\n",
+        );
+        for (name, state, evidence) in [
+            (
+                "non_root",
+                State::Guaranteed,
+                "probe at 2026-11-21T20:00:00Z: user 1001",
+            ),
+            (
+                "no_capabilities",
+                State::Failed,
+                "probe at 2026-11-21T20:00:00Z: CapEff=1",
+            ),
+            (
+                "memory_limit",
+                State::NotGuaranteed,
+                "probe at 2026-11-21T20:00:00Z: unseen",
+            ),
+            (
+                "no_host_services",
+                State::Guaranteed,
+                "probe at 2026-11-21T20:00:00Z: silence",
+            ),
+            (
+                "seccomp",
+                State::NotGuaranteed,
+                "the probe at 2026-11-21T20:00:00Z did not tell",
+            ),
+        ] {
+            let told = named(&list, name);
+            assert_eq!(
+                (told.state, told.evidence.as_str()),
+                (state, evidence),
+                "{name}"
+            );
+        }
+        // The engine's own reason is the better one.
+        assert!(
+            named(&list, "user_namespace")
+                .evidence
+                .starts_with("security options")
+        );
     }
 
     #[test]

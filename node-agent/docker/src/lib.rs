@@ -16,6 +16,7 @@ mod handover;
 mod images;
 mod logs;
 mod outage;
+mod probe;
 mod processes;
 mod recover;
 mod runtime;

@@ -13,6 +13,7 @@ use agent_core::firewall::Rules;
 use agent_core::lifecycle::IDLE_GRACE_MS;
 use agent_core::model::{Condition, ErrorReason, Resources, RunnerSpec};
 use agent_core::names::label;
+use agent_core::probe::Probed;
 use agent_core::runtime::{
     Found, Notice, Outcome, Outlook, Prepared, Processes, Runtime, RuntimeError,
 };
@@ -117,6 +118,8 @@ pub(crate) struct Inner {
     pub(crate) firewall: Firewall,
     starts: Semaphore,
     pub(crate) outage: Mutex<Outage>,
+    /// One probe at a time.
+    pub(crate) probing: tokio::sync::Mutex<()>,
     notices: mpsc::Sender<Notice>,
 }
 
@@ -180,6 +183,7 @@ impl DockerRuntime {
             firewall: Firewall::new(rules, config.firewall),
             starts: Semaphore::new(config.parallel_starts.max(1)),
             outage: Mutex::default(),
+            probing: Default::default(),
             notices,
             config,
         };
@@ -247,7 +251,7 @@ impl Inner {
         }
     }
 
-    fn connected(&self) -> Result<(Docker, EngineFacts), RuntimeError> {
+    pub(crate) fn connected(&self) -> Result<(Docker, EngineFacts), RuntimeError> {
         self.docker
             .get()
             .cloned()
@@ -391,7 +395,7 @@ impl Inner {
         .await
     }
 
-    fn enough_disk(&self, facts: &EngineFacts) -> Result<(), RuntimeError> {
+    pub(crate) fn enough_disk(&self, facts: &EngineFacts) -> Result<(), RuntimeError> {
         for path in [Path::new(&facts.root_dir), &self.config.state_dir] {
             if let Some(free) = free_bytes(path)
                 && free < self.config.min_free_disk
@@ -410,7 +414,7 @@ impl Inner {
         Ok(())
     }
 
-    fn offers(&self, profile: Profile) -> Result<(), RuntimeError> {
+    pub(crate) fn offers(&self, profile: Profile) -> Result<(), RuntimeError> {
         let podman = self
             .docker
             .get()
@@ -427,6 +431,44 @@ impl Inner {
                 profile.word()
             ),
         })
+    }
+
+    /// What this node adds to a sandbox in a slot; the tools come on top.
+    pub(crate) fn place(
+        &self,
+        facts: &EngineFacts,
+        slot: u32,
+        salt: &str,
+        image_id: &str,
+        program: &Program,
+    ) -> Place {
+        let instance = &self.config.instance;
+        Place {
+            image_id: image_id.to_owned(),
+            network: instance.network(slot),
+            work_volume: instance.work_volume(slot, salt),
+            bin_volume: program.bin.clone(),
+            externals_volume: program.externals.clone(),
+            tools_volume: String::new(),
+            dns: self.config.dns.iter().map(ToString::to_string).collect(),
+            host_cpus: self.config.host_cpus,
+            cgroup_parent: usage::parent(
+                &facts.cgroup_driver,
+                facts.rootless,
+                instance.as_str(),
+                salt,
+            ),
+            labels: vec![
+                (label::INSTANCE.into(), instance.as_str().into()),
+                (label::NODE.into(), self.config.node.clone()),
+                (label::FLEET.into(), lock(&self.fleet).clone()),
+                (label::ROLE.into(), "runner".into()),
+                (label::SLOT.into(), slot.to_string()),
+            ],
+            dialect: Dialect::of(&facts.kind),
+            seccomp_file: facts.seccomp_file.clone(),
+            users_are_mapped: facts.users_are_mapped(),
+        }
     }
 
     async fn make(
@@ -465,40 +507,18 @@ impl Inner {
                     .map_err(|_| down("the agent is ending".into()))?,
             ),
         };
-        let instance = &self.config.instance;
-        let mut place = Place {
-            image_id: image_id.clone(),
-            network: instance.network(slot),
-            work_volume: instance.work_volume(slot, salt),
-            bin_volume: program.bin.clone(),
-            externals_volume: program.externals.clone(),
-            tools_volume,
-            dns: self.config.dns.iter().map(ToString::to_string).collect(),
-            host_cpus: self.config.host_cpus,
-            cgroup_parent: usage::parent(
-                &facts.cgroup_driver,
-                facts.rootless,
-                instance.as_str(),
-                salt,
-            ),
-            labels: vec![
-                (label::INSTANCE.into(), instance.as_str().into()),
-                (label::NODE.into(), self.config.node.clone()),
-                (label::FLEET.into(), lock(&self.fleet).clone()),
-                (label::ROLE.into(), "runner".into()),
-                (label::SLOT.into(), slot.to_string()),
-                (label::LIFETIME_MS.into(), lifetime_ms.to_string()),
-                (label::PROFILE.into(), request.profile.word().into()),
-                (label::PLATFORM.into(), request.platform.clone()),
-            ],
-            dialect: Dialect::of(&facts.kind),
-            seccomp_file: facts.seccomp_file.clone(),
-            users_are_mapped: facts.users_are_mapped(),
-        };
+        let mut place = self.place(&facts, slot, salt, &image_id, &program);
+        place.tools_volume = tools_volume;
+        let lifetime = (label::LIFETIME_MS.into(), lifetime_ms.to_string());
+        place.labels.extend([
+            lifetime,
+            (label::PROFILE.into(), request.profile.word().into()),
+            (label::PLATFORM.into(), request.platform.clone()),
+        ]);
         let hash = sandbox::of(&request, &place).spec_hash();
         place.labels.push((label::SPEC.into(), hash));
         let sandbox = sandbox::of(&request, &place);
-        let name = instance.unnamed_container(slot, salt);
+        let name = self.config.instance.unnamed_container(slot, salt);
         let options = CreateContainerOptionsBuilder::new()
             .name(&name)
             .platform(&request.platform)
@@ -906,7 +926,7 @@ fn refused(detail: String) -> RuntimeError {
 }
 
 /// An engine's helper process may outlive its container by a moment.
-async fn remove_group(parent: &str) {
+pub(crate) async fn remove_group(parent: &str) {
     for _ in 0..GROUP_TRIES {
         if usage::remove(Path::new(usage::ROOT), parent) {
             return;
@@ -983,6 +1003,10 @@ impl Runtime for DockerRuntime {
 
     async fn remove(&self, runner: &str) -> Result<(), RuntimeError> {
         self.inner.remove(runner).await
+    }
+
+    async fn probe(&self, spec: &RunnerSpec) -> Result<Option<Probed>, RuntimeError> {
+        self.inner.probe(spec).await.map(Some)
     }
 
     async fn assert_firewall(&self) -> Result<(), RuntimeError> {

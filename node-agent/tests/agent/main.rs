@@ -4,12 +4,14 @@
 //! Podman. A missing engine is a failure, not a skip. Everything is found and
 //! removed by the labels of the agent under test.
 
+mod broken;
 mod containers;
 mod disk;
 mod engine;
 mod namespaces;
 mod on;
 mod podman;
+mod probing;
 mod profiles;
 mod standby;
 mod support;
@@ -21,14 +23,16 @@ use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_exit::Cause;
 use on::{Kind, On};
+use probing::{
+    a_flushed_table_turns_a_check_red, a_node_publishes_what_it_saw_and_answers_a_check,
+    the_probe_of_the_strict_sandbox_passes_as_a_job,
+};
 use standby::{
     a_dead_standby_is_not_handed_over, a_job_takes_what_stands_by_and_another_takes_its_place,
     a_killed_agents_standbys_end_and_are_swept,
 };
 use support::{Bench, kill, remove, run, stop_if_idle};
 use walls::no_hand_over_while_the_table_is_gone;
-
-const PROBE: &str = include_str!("../../probe/strict.sh");
 
 macro_rules! on_each_engine {
     ($($scenario:ident,)*) => {
@@ -46,6 +50,8 @@ macro_rules! on_each_engine {
 on_each_engine! {
     a_registration_becomes_a_job_and_nothing_is_left,
     the_probe_of_the_strict_sandbox_passes_as_a_job,
+    a_node_publishes_what_it_saw_and_answers_a_check,
+    a_flushed_table_turns_a_check_red,
     a_killed_agent_adopts_its_runner_and_sees_it_to_the_end,
     an_idle_runner_goes_by_the_four_way_check_and_a_busy_one_stays,
     the_host_is_out_of_reach_only_because_of_the_rules_and_they_come_back,
@@ -134,71 +140,6 @@ async fn a_registration_becomes_a_job_and_nothing_is_left(on: On) {
     bench.intend(&[], &[]).await;
     bench.gone(&runner).await;
     bench.finish().await;
-}
-
-async fn the_probe_of_the_strict_sandbox_passes_as_a_job(on: On) {
-    let mut bench = Bench::start(&on, "probe").await;
-    let runner = bench.name("probe");
-    let wish = pb::LogSubscription {
-        runner: runner.clone(),
-        offset: 0,
-    };
-    bench
-        .intend(
-            &[(&runner, run(&bench.image()))],
-            std::slice::from_ref(&wish),
-        )
-        .await;
-    bench.register(&runner, PROBE, "unused").await;
-    let exited = bench.phase(&runner, Phase::Exited).await;
-    let output = bench.output(&runner).await;
-    assert_eq!(exited.exit.expect("an exit").code, Some(0), "{output}");
-    let lines = |word: &str| output.lines().filter(|line| line.starts_with(word)).count();
-    assert!(lines("PASS ") >= 25, "{output}");
-    assert_eq!(lines("FAIL "), 0, "{output}");
-    // What cannot be proven from inside is exactly what the node does not guarantee.
-    let open: Vec<&str> = output
-        .lines()
-        .filter_map(|line| line.strip_prefix("NOT_GUARANTEED "))
-        .filter_map(|line| line.split(' ').nth(1))
-        .collect();
-    let mut expected = vec!["log_cap"];
-    if !bench.guarantees("own_cgroup_namespace") {
-        assert_eq!(on.kind(), Kind::Podman, "Docker gives one");
-        expected.insert(0, "own_cgroup_namespace");
-    }
-    assert_eq!(open, expected, "{output}");
-    println!("{output}");
-    bench.finish().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_probe_fails_in_an_ordinary_container() {
-    let image = support::image();
-    let output = std::process::Command::new("docker")
-        .args([
-            "run",
-            "--rm",
-            "--user",
-            "0",
-            "--network",
-            "none",
-            "--label",
-            "longshore.test=probe",
-            &image,
-            "sh",
-            "-c",
-            PROBE,
-        ])
-        .output()
-        .expect("docker runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    for row in [
-        "FAIL 1 ", "FAIL 2 ", "FAIL 3 ", "FAIL 5 ", "FAIL 8 ", "FAIL 15 ", "FAIL 30 ",
-    ] {
-        assert!(text.contains(row), "{row} is not seen in\n{text}");
-    }
 }
 
 async fn a_killed_agent_adopts_its_runner_and_sees_it_to_the_end(on: On) {

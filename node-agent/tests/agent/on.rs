@@ -95,6 +95,12 @@ impl On {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// The same for a line that may as well fail.
+    pub(crate) fn run(&self, line: &str) -> bool {
+        let output = self.command("sh").args(["-ec", line]).output().unwrap();
+        output.status.success()
+    }
+
     /// A listening socket in the network namespace of the engine.
     pub(crate) fn listen(&self, address: &str) -> TcpListener {
         let address = address.to_owned();

@@ -32,6 +32,8 @@ struct Seen {
     report: pb::NodeReport,
     capability: pb::Capability,
     output: BTreeMap<String, (Vec<u8>, bool)>,
+    /// Answers to questions, by their number.
+    checked: BTreeMap<u64, pb::SandboxChecked>,
 }
 
 struct Scheduler {
@@ -82,6 +84,9 @@ impl NodeService for Scheduler {
                             seen.capability = capability.clone();
                         }
                         seen.report = report;
+                    }),
+                    Some(Up::Checked(told)) => seen.send_modify(|seen| {
+                        seen.checked.insert(told.id, told);
                     }),
                     None => {}
                 }
@@ -174,7 +179,66 @@ impl Bench {
             wanted: BTreeMap::new(),
         };
         bench.start_agent().await;
+        bench.looked().await;
         bench
+    }
+
+    /// Waits until the node's own look at its sandbox is over, so that what it made for
+    /// that is gone as well; not where there is no engine.
+    pub(crate) async fn looked(&mut self) {
+        self.wait("the first look at the sandbox is over", |seen| {
+            let down = |condition: &pb::Condition| condition.kind == "engine_down";
+            seen.report.conditions.iter().any(down)
+                || seen.capability.properties.iter().any(|told| {
+                    told.name == "non_root" && !told.evidence.starts_with("not probed yet")
+                })
+        })
+        .await;
+    }
+
+    /// Asks the node to look at a sandbox now.
+    pub(crate) async fn check(&mut self, profile: &str, image: &str) -> pb::SandboxChecked {
+        self.generation += 1;
+        let id = self.generation;
+        let spec = pb::RunnerSpec {
+            profile: profile.into(),
+            image: image.into(),
+            ..pb::RunnerSpec::default()
+        };
+        let spec = Some(spec);
+        self.send(Down::Check(pb::CheckSandbox { id, spec })).await;
+        self.wait("the check is answered", |seen| {
+            seen.checked.contains_key(&id)
+        })
+        .await;
+        self.seen.borrow().checked[&id].clone()
+    }
+
+    /// Waits until a property is published in this state.
+    pub(crate) async fn told(&mut self, name: &str, state: pb::property::State) {
+        self.wait(&format!("{name} is told as {state:?}"), |seen| {
+            let told = seen.capability.properties.iter().find(|p| p.name == name);
+            told.is_some_and(|told| told.state() == state)
+        })
+        .await;
+    }
+
+    /// Waits until the agent has put its firewall table back.
+    pub(crate) async fn table_is_back(&self) {
+        let line = format!("nft list table inet {}", self.table());
+        let begin = std::time::Instant::now();
+        while !self.on.run(&line) {
+            assert!(begin.elapsed() < DEADLINE, "the table is not restored");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// State and evidence of a property.
+    pub(crate) fn property(&self, name: &str) -> pb::Property {
+        let seen = self.seen.borrow();
+        let told = seen.capability.properties.iter().find(|p| p.name == name);
+        told.unwrap_or_else(|| panic!("nothing is told of {name}"))
+            .clone()
     }
 
     /// The docker program on this test's engine, whatever its kind.
@@ -802,6 +866,7 @@ while :; do sleep 0.2; done
 fn make_image() -> String {
     let mut hash = agent_core::names::Fnv::default();
     hash.write(LISTENER.as_bytes());
+    hash.write(agent_probe::PROGRAM);
     let tag = format!("longshore-agent-test:{:08x}", hash.0 as u32);
     let present = Command::new("docker")
         .args(["image", "inspect", &tag])
@@ -835,6 +900,10 @@ fn make_image() -> String {
         .find(|path| Path::new(path).exists())
         .expect("busybox-static is installed (apt-get install busybox-static)");
     std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    let probe = root.join("bin/longshore-probe");
+    std::fs::write(&probe, agent_probe::PROGRAM).unwrap();
+    let programs = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&probe, programs).unwrap();
     let applets = Command::new(busybox).arg("--list").output().unwrap();
     for applet in String::from_utf8_lossy(&applets.stdout)
         .lines()

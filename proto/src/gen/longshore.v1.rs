@@ -151,6 +151,22 @@ pub mod property {
         }
     }
 }
+/// What a look at a sandbox from inside found about one property.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Check {
+    /// Row of the isolation table in docs/security.md.
+    #[prost(uint32, tag = "1")]
+    pub row: u32,
+    /// Name of the property.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// GUARANTEED: seen to hold. NOT_GUARANTEED: not claimed here, or not to be
+    /// seen. FAILED: claimed and seen to be broken.
+    #[prost(enumeration = "property::State", tag = "3")]
+    pub state: i32,
+    #[prost(string, tag = "4")]
+    pub detail: ::prost::alloc::string::String,
+}
 /// One probe's finding.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Evidence {
@@ -270,7 +286,7 @@ pub mod runner_exit {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttachRequest {
-    #[prost(oneof = "attach_request::Message", tags = "1, 2")]
+    #[prost(oneof = "attach_request::Message", tags = "1, 2, 3")]
     pub message: ::core::option::Option<attach_request::Message>,
 }
 /// Nested message and enum types in `AttachRequest`.
@@ -281,11 +297,13 @@ pub mod attach_request {
         Hello(super::Hello),
         #[prost(message, tag = "2")]
         Report(super::NodeReport),
+        #[prost(message, tag = "3")]
+        Checked(super::SandboxChecked),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttachResponse {
-    #[prost(oneof = "attach_response::Message", tags = "1, 2, 3")]
+    #[prost(oneof = "attach_response::Message", tags = "1, 2, 3, 4")]
     pub message: ::core::option::Option<attach_response::Message>,
 }
 /// Nested message and enum types in `AttachResponse`.
@@ -298,7 +316,33 @@ pub mod attach_response {
         Intent(super::NodeIntent),
         #[prost(message, tag = "3")]
         Registration(super::Registration),
+        #[prost(message, tag = "4")]
+        Check(super::CheckSandbox),
     }
+}
+/// Look at a sandbox of this kind from inside, now, in a slot of its own. One at
+/// a time; asked for by a person, so a lost one is asked for again by a person.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckSandbox {
+    /// Returned with the answer.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// An empty image means one that the agent makes itself.
+    #[prost(message, optional, tag = "2")]
+    pub spec: ::core::option::Option<RunnerSpec>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SandboxChecked {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// One for each property.
+    #[prost(message, repeated, tag = "2")]
+    pub checks: ::prost::alloc::vec::Vec<Check>,
+    /// Set when the look was not possible; there are no checks then.
+    #[prost(message, optional, tag = "3")]
+    pub error: ::core::option::Option<RunnerError>,
+    #[prost(message, optional, tag = "4")]
+    pub took: ::core::option::Option<::prost_types::Duration>,
 }
 /// Opens a stream.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1494,6 +1538,38 @@ pub struct GetNodeResponse {
     pub node: ::core::option::Option<Node>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CheckNodeRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// strict, standard or containers; empty means strict.
+    #[prost(string, tag = "2")]
+    pub profile: ::prost::alloc::string::String,
+    /// open, allowlist or none; empty means open.
+    #[prost(string, tag = "3")]
+    pub network_mode: ::prost::alloc::string::String,
+    /// Job image to look from; empty means one that the agent makes itself.
+    #[prost(string, tag = "4")]
+    pub image: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckNodeResponse {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub profile: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub network_mode: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub image: ::prost::alloc::string::String,
+    /// One for each property, by row.
+    #[prost(message, repeated, tag = "5")]
+    pub checks: ::prost::alloc::vec::Vec<Check>,
+    #[prost(message, optional, tag = "6")]
+    pub checked_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "7")]
+    pub took: ::core::option::Option<::prost_types::Duration>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CordonNodeRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -2100,6 +2176,32 @@ pub mod fleet_service_client {
                 .insert(GrpcMethod::new("longshore.v1.FleetService", "GetNode"));
             self.inner.unary(req, path, codec).await
         }
+        /// Looks at a sandbox of the node from inside, now, in a real slot. Takes some
+        /// seconds; one at a time for each node.
+        pub async fn check_node(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CheckNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckNodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/longshore.v1.FleetService/CheckNode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("longshore.v1.FleetService", "CheckNode"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn cordon_node(
             &mut self,
             request: impl tonic::IntoRequest<super::CordonNodeRequest>,
@@ -2438,6 +2540,15 @@ pub mod fleet_service_server {
             &self,
             request: tonic::Request<super::GetNodeRequest>,
         ) -> std::result::Result<tonic::Response<super::GetNodeResponse>, tonic::Status>;
+        /// Looks at a sandbox of the node from inside, now, in a real slot. Takes some
+        /// seconds; one at a time for each node.
+        async fn check_node(
+            &self,
+            request: tonic::Request<super::CheckNodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CheckNodeResponse>,
+            tonic::Status,
+        >;
         async fn cordon_node(
             &self,
             request: tonic::Request<super::CordonNodeRequest>,
@@ -3202,6 +3313,51 @@ pub mod fleet_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/longshore.v1.FleetService/CheckNode" => {
+                    #[allow(non_camel_case_types)]
+                    struct CheckNodeSvc<T: FleetService>(pub Arc<T>);
+                    impl<
+                        T: FleetService,
+                    > tonic::server::UnaryService<super::CheckNodeRequest>
+                    for CheckNodeSvc<T> {
+                        type Response = super::CheckNodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CheckNodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FleetService>::check_node(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CheckNodeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,5 +1,6 @@
 //! FleetService: what every person's and program's surface uses. Reads never enter the driver.
 
+mod check;
 mod find;
 mod lists;
 mod logs;
@@ -254,6 +255,14 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
     async fn get_node(&self, request: Request<v1::GetNodeRequest>) -> Reply<v1::GetNodeResponse> {
         let node = self.node(&request.into_inner().name)?;
         Ok(Response::new(v1::GetNodeResponse { node: Some(node) }))
+    }
+
+    async fn check_node(
+        &self,
+        request: Request<v1::CheckNodeRequest>,
+    ) -> Reply<v1::CheckNodeResponse> {
+        let answer = self.check(request.into_inner()).await?;
+        Ok(Response::new(answer))
     }
 
     async fn cordon_node(

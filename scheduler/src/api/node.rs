@@ -181,16 +181,23 @@ impl Nodes {
                 Err(_) => break "silent".to_owned(),
                 Ok(Err(status)) => break status.message().to_owned(),
                 Ok(Ok(None)) => break "closed by the node".to_owned(),
-                Ok(Ok(Some(request))) => {
-                    if let Some(attach_request::Message::Report(told)) = request.message
-                        && let Err(stop) = self.report(&node, session, told).await
-                    {
-                        break stop;
+                Ok(Ok(Some(request))) => match request.message {
+                    Some(attach_request::Message::Report(told)) => {
+                        if let Err(stop) = self.report(&node, session, told).await {
+                            break stop;
+                        }
                     }
-                }
+                    Some(attach_request::Message::Checked(told)) => {
+                        self.links.checks.answered(&node, told);
+                    }
+                    Some(attach_request::Message::Hello(_)) | None => {}
+                },
             }
         };
         tracing::info!(%node, session, why, "node's stream ended");
+        if self.session(&node) == Some(session) {
+            self.links.checks.lost(&node);
+        }
         self.links.close(&node, session);
         // Refused only when the driver is gone, and then nobody counts leases.
         let _ = self.inbox.post(Input::NodeLost { node, session }).await;
@@ -260,6 +267,7 @@ fn message(logs: &Logs, outgoing: Outgoing) -> AttachResponse {
             runner: runner.to_string(),
             jit_config: jit.expose_secret().as_bytes().to_vec(),
         }),
+        Outgoing::Check(check) => Message::Check(check),
     };
     AttachResponse {
         message: Some(message),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longshore_proto::v1::{self, fleet_service_client::FleetServiceClient};
+use longshore_proto::v1::{self, attach_response, fleet_service_client::FleetServiceClient};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
@@ -282,6 +282,62 @@ async fn a_list_tells_a_strangers_fork_from_the_repositorys_own_jobs() {
         assert_eq!(job.waiting_reason, explained.reason, "job {}", job.id);
         assert_eq!(job.waiting_reason == "fork_refused", job.id == 2);
     }
+    scheduler.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_check_is_answered_by_the_node_and_by_nobody_else() {
+    let scheduler = World::new().start().await;
+    let mut node = Node::attach(&scheduler, "n1").await;
+    let ask = |name: &str, profile: &str| {
+        let request = v1::CheckNodeRequest {
+            name: name.to_owned(),
+            profile: profile.to_owned(),
+            ..Default::default()
+        };
+        let fleet = scheduler.fleet();
+        async move { fleet.await.check_node(request).await }
+    };
+    let refused = ask("n2", "").await.expect_err("no such node");
+    assert_eq!(error(&refused).1, "node_not_found");
+    let refused = ask("n1", "loose").await.expect_err("no such profile");
+    assert_eq!(error(&refused).1, "invalid_argument");
+
+    let check = v1::Check {
+        row: 22,
+        name: "no_host_services".to_owned(),
+        state: v1::property::State::Failed.into(),
+        detail: "reached 10.0.0.1:22".to_owned(),
+    };
+    let asked = async {
+        let question = loop {
+            if let Some(attach_response::Message::Check(question)) = node.next().await {
+                break question;
+            }
+        };
+        let spec = question.spec.as_ref().expect("a spec");
+        assert_eq!((&*spec.profile, &*spec.network_mode), ("standard", "open"));
+        // Another while this one is under way is refused at once.
+        let second = ask("n1", "standard").await.expect_err("one at a time");
+        assert_eq!(error(&second).1, "check_under_way");
+        let told = v1::SandboxChecked {
+            id: question.id,
+            checks: vec![check.clone()],
+            ..Default::default()
+        };
+        node.checked(told).await;
+    };
+    let (answer, ()) = tokio::join!(ask("n1", "standard"), asked);
+    let answer = answer.expect("an answer").into_inner();
+    assert_eq!(answer.checks, [check]);
+    assert_eq!((&*answer.node, &*answer.profile), ("n1", "standard"));
+
+    // The stream ends while somebody waits.
+    let (answer, ()) = tokio::join!(ask("n1", ""), async move {
+        while !matches!(node.next().await, Some(attach_response::Message::Check(_))) {}
+        drop(node);
+    });
+    assert_eq!(error(&answer.expect_err("it left")).1, "node_unreachable");
     scheduler.shutdown().await;
 }
 

@@ -104,6 +104,12 @@ impl Node {
         }
     }
 
+    /// Answers a check.
+    pub(crate) async fn checked(&self, told: v1::SandboxChecked) {
+        let answer = request(attach_request::Message::Checked(told));
+        self.reports.send(answer).await.expect("the stream goes on");
+    }
+
     /// Takes messages in until a condition holds.
     pub(crate) async fn until(&mut self, holds: impl Fn(&Self) -> bool) {
         let taking = async {
@@ -114,6 +120,7 @@ impl Node {
                         let jit = String::from_utf8(registration.jit_config).expect("text");
                         self.registrations.insert(registration.runner, jit);
                     }
+                    attach_response::Message::Check(_) => panic!("nobody asks for a check"),
                     attach_response::Message::Welcome(_) => panic!("one welcome is enough"),
                 }
             }

@@ -20,7 +20,8 @@ pub const PLACES: &[Place] = &[
     place("scheduler-store", &["scheduler-core", "longshore-proto"]),
     place("scheduler-github", &["scheduler-core"]),
     place("scheduler-dashboard", &[]),
-    place("agent-docker", &["agent-core"]),
+    place("agent-docker", &["agent-core", "agent-probe"]),
+    place("agent-probe", &[]),
     place("agent-detect", &["agent-core"]),
     place(
         "longshore-scheduler",

@@ -168,7 +168,7 @@ async fn serve(
                         }
                         announce(&mut runners, &tell, &own, life);
                     }
-                    Some(attach_response::Message::Welcome(_)) | None => {}
+                    Some(attach_response::Message::Welcome(_) | attach_response::Message::Check(_)) | None => {}
                 }
             }
             word = words.recv() => {

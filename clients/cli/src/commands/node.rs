@@ -1,11 +1,13 @@
 //! `longshore node ...`.
 
+use std::time::Duration;
+
 use longshore_client::Client;
 use longshore_proto::v1;
 
-use super::{client, pages, request_id, required};
+use super::{builder, client, pages, request_id, required};
 use crate::args::Global;
-use crate::args::node::Node;
+use crate::args::node::{Check, Node};
 use crate::exit::Failure;
 use crate::output::Out;
 use crate::shapes;
@@ -17,6 +19,7 @@ pub(super) async fn run(global: &Global, command: Node) -> Result<(), Failure> {
     let mut out = Out::new(global.output);
     let node = match command {
         Node::List => return list(&client, &mut out).await,
+        Node::Check(args) => return check(global, &mut out, args).await,
         Node::Remove(args) => return remove(&client, &mut out, args.name).await,
         Node::Describe(args) => {
             let request = v1::GetNodeRequest { name: args.name };
@@ -62,6 +65,29 @@ async fn list(client: &Client, out: &mut Out) -> Result<(), Failure> {
     out.list(&nodes)?;
     pages::say_if_cut(cut, nodes.len());
     Ok(())
+}
+
+/// A look takes longer than any other call.
+const LOOK: Duration = Duration::from_secs(120);
+
+async fn check(global: &Global, out: &mut Out, args: Check) -> Result<(), Failure> {
+    let client = builder(global).timeout(global.timeout.max(LOOK)).build()?;
+    let request = v1::CheckNodeRequest {
+        name: args.name,
+        profile: args.profile,
+        network_mode: args.network,
+        image: args.image.unwrap_or_default(),
+    };
+    let looked = client.check_node(request).await?;
+    let looked = shapes::check::Checked::from(looked);
+    out.object(&looked)?;
+    match looked.broken() {
+        broken if broken.is_empty() => Ok(()),
+        broken => Err(Failure::failed(
+            format!("node {} does not hold {}", looked.node, broken.join(", ")),
+            "cordon it, and see docs/security.md for what sets these",
+        )),
+    }
 }
 
 async fn remove(client: &Client, out: &mut Out, name: String) -> Result<(), Failure> {

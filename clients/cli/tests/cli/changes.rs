@@ -111,6 +111,49 @@ fn stop_container_takes_the_short_id_and_says_that_a_job_was_cancelled() {
 }
 
 #[test]
+fn a_broken_sandbox_ends_a_check_with_one_and_an_open_point_does_not() {
+    use longshore_proto::v1::{Check, property::State};
+    let check = |row, name: &str, state: State| Check {
+        row,
+        name: name.into(),
+        state: state.into(),
+        detail: format!("what was seen of {name}"),
+    };
+    let mut found = vec![
+        check(1, "non_root", State::Guaranteed),
+        check(20, "user_namespace", State::NotGuaranteed),
+    ];
+    let world = |checks: &[Check]| {
+        let mut world = harbour(FIXED);
+        world.checks = checks.to_vec();
+        Fake::start(world)
+    };
+    let fake = world(&found);
+    let text = run(&fake.url, &["node", "check", "n1"]).good();
+    assert!(text.contains("1 pass, 0 fail, 1 not guaranteed"), "{text}");
+    assert!(text.contains("what was seen of user_namespace"), "{text}");
+
+    found.push(check(22, "no_host_services", State::Failed));
+    let fake = world(&found);
+    let args = ["node", "check", "n1", "--profile", "standard", "-o", "json"];
+    let ended = run(&fake.url, &args);
+    assert_eq!(ended.code, 1, "{}", ended.stderr);
+    assert!(
+        ended
+            .stderr
+            .starts_with("error: node n1 does not hold no_host_services\n"),
+        "{}",
+        ended.stderr
+    );
+    let told: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(told["profile"], "standard");
+    assert_eq!(told["failed"], 1);
+    assert_eq!(told["checks"][2]["state"], "fail");
+    assert_eq!(told["checks"][1]["state"], "not_guaranteed");
+    assert_eq!(run(&fake.url, &["node", "check", "nobody"]).code, 3);
+}
+
+#[test]
 fn a_node_is_cordoned_drained_and_removed() {
     let fake = fixed();
     let state = |args: &[&str]| {

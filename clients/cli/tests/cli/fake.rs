@@ -11,7 +11,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::world::{Call, World};
+use crate::world::{Call, World, at};
 
 /// A running fake; it ends with the test.
 pub(crate) struct Fake {
@@ -323,6 +323,21 @@ impl FleetService for Service {
         let mut world = self.enter("get_node")?;
         let node = find_node(&mut world, &request.into_inner().name)?;
         reply(GetNodeResponse { node: Some(node) })
+    }
+
+    async fn check_node(&self, request: Request<CheckNodeRequest>) -> Reply<CheckNodeResponse> {
+        let mut world = self.enter("check_node")?;
+        let request = request.into_inner();
+        let node = find_node(&mut world, &request.name)?;
+        reply(CheckNodeResponse {
+            node: node.name,
+            profile: request.profile,
+            network_mode: request.network_mode,
+            image: request.image,
+            checks: world.checks.clone(),
+            checked_at: at(0),
+            took: Some(Default::default()),
+        })
     }
 
     async fn cordon_node(&self, request: Request<CordonNodeRequest>) -> Reply<CordonNodeResponse> {

@@ -21,6 +21,7 @@ fn every_command_explains_itself() {
         "node",
         "node list",
         "node describe",
+        "node check",
         "node cordon",
         "node uncordon",
         "node drain",

@@ -18,6 +18,7 @@ pub(crate) struct World {
     pub(crate) runners: Vec<v1::Runner>,
     pub(crate) nodes: Vec<v1::Node>,
     pub(crate) pools: Vec<v1::Pool>,
+    pub(crate) checks: Vec<v1::Check>,
     pub(crate) provisioned: Vec<v1::Provisioned>,
     pub(crate) logs: HashMap<String, Vec<v1::StreamRunnerLogsResponse>>,
     /// The scheduler's answer to the call of this name, the next so many times.

@@ -33,9 +33,6 @@ struct Arguments {
     /// Socket of the container engine.
     #[arg(long, default_value = "/var/run/docker.sock")]
     engine_socket: PathBuf,
-    /// The script that a job runs to see what its sandbox holds.
-    #[arg(long, default_value = "node-agent/probe/strict.sh")]
-    probe: PathBuf,
     /// Your own jobs: [{"repo","labels","steps","expect"}].
     #[arg(long, env = "JOBS")]
     jobs: Option<PathBuf>,
@@ -67,7 +64,6 @@ async fn whole(arguments: Arguments) -> Result<bool> {
             .map_or_else(Binaries::find, |d| Ok(Binaries::at(d)))?,
         runner_program: arguments.runner_program,
         engine_socket: arguments.engine_socket,
-        probe: arguments.probe,
         jobs: arguments.jobs.filter(|f| !f.as_os_str().is_empty()),
         keep: arguments.keep.is_some_and(|k| !k.is_empty() && k != "0"),
         image: arguments.image.filter(|i| !i.is_empty()),

@@ -15,7 +15,13 @@ pub async fn build(runner_program: &Path) -> Result<String> {
 
 /// The same from elsewhere: `root` is the root of the checkout.
 pub async fn build_in(root: &Path, runner_program: &Path) -> Result<String> {
+    // A job of the demo runs it, so that it is in the image of its jobs.
+    let folder = tempfile::tempdir().context("a folder for the probe")?;
+    let probe = folder.path().join("longshore-probe");
+    std::fs::write(&probe, agent_probe::PROGRAM).context("write the probe")?;
     let output = Command::new(root.join(SCRIPT))
+        .arg("--probe")
+        .arg(&probe)
         .env("DEMO_RUNNER_BIN", runner_program)
         .output()
         .await

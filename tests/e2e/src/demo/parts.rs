@@ -32,8 +32,6 @@ pub struct Wishes {
     pub runner_program: PathBuf,
     /// Socket of the container engine.
     pub engine_socket: PathBuf,
-    /// The script that a job runs to see what its sandbox holds.
-    pub probe: PathBuf,
     /// The reader's own jobs.
     pub jobs: Option<PathBuf>,
     /// Leave it running until Ctrl-C.

@@ -1,0 +1,609 @@
+//! Looks at a sandbox from inside: a real slot, made like a job's, with the probe
+//! program instead of a runner.
+//!
+//! The program and what it is told go in over standard input. Places that it must
+//! not reach are made to answer for that time, and are tried from the host first:
+//! silence then means a rule, not that nobody was there. The neighbour is a second
+//! sandbox in a slot of its own.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use agent_core::dialect;
+use agent_core::model::{ErrorReason, RunnerSpec};
+use agent_core::names::{Fnv, label};
+use agent_core::probe::{self, ARGUMENTS, PROGRAM, Probed};
+use agent_core::runtime::RuntimeError;
+use agent_core::sandbox::{self, Request};
+use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
+    LogsOptionsBuilder, RemoveImageOptionsBuilder,
+};
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::engine::{EngineFacts, bounded, gone_is_fine, status};
+use crate::recover::inspect;
+use crate::runtime::{Inner, remove_group};
+use crate::translate::container_body;
+use crate::volumes::Program;
+
+/// From the start of the program to the end of its output.
+const LOOK: Duration = Duration::from_secs(45);
+/// Largest output that is read.
+const MOST_OUTPUT: usize = 256 << 10;
+/// Where the neighbour listens.
+const NEIGHBOUR: u16 = 8_022;
+const REACH_FROM_HOST: Duration = Duration::from_secs(5);
+const LISTENS: Duration = Duration::from_secs(10);
+const KINDS: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+
+/// One sandbox of a probe.
+struct Look {
+    container: String,
+    volume: String,
+    group: String,
+}
+
+/// Ears on the host's addresses, open while this lives.
+#[derive(Default)]
+struct Ears(JoinSet<()>);
+
+impl Inner {
+    /// Runs the probe in a slot of its own. One at a time; removes all of it.
+    pub(crate) async fn probe(&self, spec: &RunnerSpec) -> Result<Probed, RuntimeError> {
+        let _one = self.probing.lock().await;
+        let (docker, facts) = self.connected()?;
+        self.enough_disk(&facts)?;
+        let from = Instant::now();
+        let own = self.own_image(&docker, &spec.platform).await?;
+        let slot = self.slots.take(&docker).await?;
+        let neighbour = self.slots.take(&docker).await;
+        let looked = self
+            .look_inside(&docker, &facts, spec, &own, slot, neighbour.as_ref().ok())
+            .await;
+        self.slots.release(slot).await;
+        match neighbour {
+            Ok(neighbour) => self.slots.release(neighbour).await,
+            Err(error) => debug!(%error, "the probe had no slot for a neighbour"),
+        }
+        self.forget_own_image(&docker, &own).await;
+        Ok(Probed {
+            checks: looked?,
+            image: spec.image.clone(),
+            took_ms: u64::try_from(from.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    async fn look_inside(
+        &self,
+        docker: &Docker,
+        facts: &EngineFacts,
+        spec: &RunnerSpec,
+        own: &str,
+        slot: u32,
+        neighbour: Option<&u32>,
+    ) -> Result<Vec<probe::Check>, RuntimeError> {
+        let bare = RunnerSpec {
+            image: own.to_owned(),
+            ..spec.clone()
+        };
+        let mut told = self.told(spec, facts);
+        let mut ears = Ears::default();
+        let mut second = None;
+        if spec.network_mode != "none" {
+            if let Some(slot) = neighbour {
+                let look = self
+                    .make_probe(docker, facts, &bare, true, *slot, "neighbour")
+                    .await?;
+                let address = self.neighbour(docker, &look).await;
+                second = Some(look);
+                match address {
+                    Ok((address, listens)) => told.push(deny("no_peers", address, listens)),
+                    Err(error) => debug!(%error, "the probe's neighbour did not come up"),
+                }
+            }
+            // After the neighbour: an engine may give a bridge its address with its
+            // first container.
+            told.extend(self.listen(&mut ears, slot, neighbour.copied()).await);
+        }
+        let looked = self.run_probe(docker, facts, spec, own, slot, &told).await;
+        drop(ears);
+        if let Some(look) = second {
+            self.unmake(docker, &look).await?;
+        }
+        looked
+    }
+
+    /// What the program is told of the sandbox it is in.
+    fn told(&self, spec: &RunnerSpec, facts: &EngineFacts) -> Vec<String> {
+        let profile = if spec.profile.is_empty() {
+            "strict"
+        } else {
+            &spec.profile
+        };
+        let network = if spec.network_mode.is_empty() {
+            "open"
+        } else {
+            &spec.network_mode
+        };
+        let mut told = vec![
+            format!("--profile={profile}"),
+            format!("--network={network}"),
+            format!("--memory={}", spec.resources.memory_bytes),
+        ];
+        for kind in KINDS {
+            if let Ok(own) = std::fs::read_link(format!("/proc/self/ns/{kind}")) {
+                told.push(format!("--host-namespace={}", own.display()));
+            }
+        }
+        for resolver in &self.config.dns {
+            told.push(format!("--resolver={resolver}"));
+        }
+        for gap in dialect::gaps(&facts.kind, facts.cgroup_version) {
+            told.push(format!("--unclaimed={}", gap.property));
+        }
+        if !facts.seccomp_gap.is_empty() {
+            told.push("--unclaimed=seccomp".into());
+        }
+        let sudo = sandbox::Profile::parse(profile)
+            .is_some_and(|profile| profile.has_sudo(facts.users_are_mapped()));
+        if sudo {
+            told.extend(["no_capabilities", "no_escalation"].map(|n| format!("--unclaimed={n}")));
+        }
+        told
+    }
+
+    /// Opens ears where a sandbox must not reach: its gateway, another slot's, and
+    /// the host's own address.
+    async fn listen(&self, ears: &mut Ears, slot: u32, other: Option<u32>) -> Vec<String> {
+        let gateway = |index| {
+            let net = self.config.slots_cidr.net(index)?;
+            net.gateway.parse::<IpAddr>().ok()
+        };
+        let mut told = Vec::new();
+        for (name, address) in [
+            ("no_host_services", gateway(slot)),
+            ("no_host_services", other.and_then(gateway)),
+            ("no_host_services", primary_address()),
+        ] {
+            let Some(address) = address else { continue };
+            let Ok(listener) = TcpListener::bind((address, 0)).await else {
+                continue;
+            };
+            let Ok(place) = listener.local_addr() else {
+                continue;
+            };
+            ears.0.spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    drop(stream);
+                }
+            });
+            told.push(deny(name, place, answers(place).await));
+        }
+        told
+    }
+
+    /// Makes and starts a sandbox with the probe as its command.
+    async fn make_probe(
+        &self,
+        docker: &Docker,
+        facts: &EngineFacts,
+        spec: &RunnerSpec,
+        own: bool,
+        slot: u32,
+        what: &str,
+    ) -> Result<Look, RuntimeError> {
+        let request = Request::from_spec(spec).map_err(|refusal| RuntimeError {
+            reason: ErrorReason::SpecRefused,
+            detail: refusal.to_string(),
+        })?;
+        let image_id = self
+            .images
+            .ensure(
+                docker,
+                &spec.image,
+                &spec.platform,
+                self.config.pull && !own,
+            )
+            .await?;
+        self.offers(request.profile)?;
+        let volumes = &self.volumes;
+        let (program, tools) = if own {
+            let none = Program {
+                bin: String::new(),
+                externals: String::new(),
+            };
+            (none, String::new())
+        } else {
+            (
+                volumes.program(docker, &image_id, &spec.platform).await?,
+                volumes.tools(docker, &image_id, &spec.platform).await?,
+            )
+        };
+        let salt = format!("{:08x}", rand::random::<u32>());
+        let mut place = self.place(facts, slot, &salt, &image_id, &program);
+        place.tools_volume = tools;
+        for (key, value) in &mut place.labels {
+            if key == label::ROLE {
+                *value = "probe".into();
+            }
+        }
+        let mut sandbox = probe::instead_of_a_job(sandbox::of(&request, &place), own);
+        if what == "neighbour" {
+            sandbox.cmd = vec![format!("--listen={NEIGHBOUR}")];
+        }
+        let name = self.config.instance.unnamed_container(slot, &salt);
+        let look = Look {
+            container: name.clone(),
+            volume: place.work_volume.clone(),
+            group: place.cgroup_parent.clone(),
+        };
+        self.volumes
+            .make_work(docker, &look.volume, &image_id, &spec.platform)
+            .await?;
+        let options = CreateContainerOptionsBuilder::new()
+            .name(&name)
+            .platform(&spec.platform)
+            .build();
+        let made = bounded(
+            &format!("making container {name} for the probe"),
+            docker.create_container(Some(options), container_body(&sandbox)),
+        )
+        .await;
+        if let Err(error) = made {
+            self.unmake(docker, &look).await?;
+            return Err(error);
+        }
+        Ok(look)
+    }
+
+    /// Starts the neighbour. Where it listens, and whether it said that it does: the
+    /// host cannot try, since it gets no answers from a slot either.
+    async fn neighbour(
+        &self,
+        docker: &Docker,
+        look: &Look,
+    ) -> Result<(SocketAddr, bool), RuntimeError> {
+        bounded(
+            "starting the probe's neighbour",
+            docker.start_container(&look.container, None),
+        )
+        .await?;
+        let container = inspect(docker, &look.container).await?.unwrap_or_default();
+        let address = container
+            .network_settings
+            .and_then(|settings| settings.networks)
+            .into_iter()
+            .flatten()
+            .find_map(|(_, network)| network.ip_address?.parse::<IpAddr>().ok())
+            .ok_or_else(|| failure("the probe's neighbour has no address".into()))?;
+        let options = LogsOptionsBuilder::new()
+            .follow(true)
+            .stdout(true)
+            .stderr(true)
+            .tail("all")
+            .build();
+        let mut logs = std::pin::pin!(docker.logs(&look.container, Some(options)));
+        let first = tokio::time::timeout(LISTENS, logs.next()).await;
+        let word = match first {
+            Ok(Some(Ok(piece))) => piece.into_bytes(),
+            _ => Default::default(),
+        };
+        let listens = word.starts_with(b"listening");
+        Ok((SocketAddr::from((address, NEIGHBOUR)), listens))
+    }
+
+    async fn run_probe(
+        &self,
+        docker: &Docker,
+        facts: &EngineFacts,
+        spec: &RunnerSpec,
+        own: &str,
+        slot: u32,
+        told: &[String],
+    ) -> Result<Vec<probe::Check>, RuntimeError> {
+        let in_own = spec.image.is_empty();
+        let spec = RunnerSpec {
+            image: if in_own {
+                own.to_owned()
+            } else {
+                spec.image.clone()
+            },
+            ..spec.clone()
+        };
+        let look = self
+            .make_probe(docker, facts, &spec, in_own, slot, "probe")
+            .await?;
+        let input = if in_own {
+            told.join("\n").into_bytes()
+        } else {
+            archive(told)?
+        };
+        let output = match tokio::time::timeout(LOOK, converse(docker, &look, &input)).await {
+            Ok(output) => output,
+            Err(_) => Err(failure(format!(
+                "the probe did not end within {} s",
+                LOOK.as_secs()
+            ))),
+        };
+        let seen = inspect(docker, &look.container).await;
+        let gone = self.unmake(docker, &look).await;
+        let output = output?;
+        let mut checks = probe::parse(&output);
+        let code = seen
+            .as_ref()
+            .ok()
+            .and_then(|seen| seen.as_ref()?.state.as_ref()?.exit_code);
+        if checks.is_empty() || !matches!(code, Some(0 | 1)) {
+            return Err(failure(format!(
+                "the probe ended with code {code:?} and said: {}",
+                output.chars().take(400).collect::<String>()
+            )));
+        }
+        if let Ok(Some(seen)) = &seen {
+            let (good, detail) = log_cap(seen, &facts.kind);
+            probe::settle(&mut checks, "log_cap", good, detail);
+        }
+        let (good, detail) = match gone {
+            Ok(()) => (true, "container and volume are gone".to_owned()),
+            Err(error) => (false, error.detail),
+        };
+        probe::settle(&mut checks, "complete_removal", good, detail);
+        Ok(checks)
+    }
+
+    /// Removes a sandbox and sees that it is gone.
+    async fn unmake(&self, docker: &Docker, look: &Look) -> Result<(), RuntimeError> {
+        self.remove_container(docker, &look.container).await?;
+        self.volumes.delete(docker, &look.volume).await?;
+        remove_group(&look.group).await;
+        if inspect(docker, &look.container).await?.is_some() {
+            return Err(failure(format!("{} is still there", look.container)));
+        }
+        match docker.inspect_volume(&look.volume).await {
+            Err(error) if status(&error) == Some(404) => Ok(()),
+            Ok(_) => Err(failure(format!("volume {} is still there", look.volume))),
+            Err(error) => Err(failure(format!("looking for a volume: {error}"))),
+        }
+    }
+
+    /// An image that holds the program and nothing else, made without a registry.
+    async fn own_image(&self, docker: &Docker, platform: &str) -> Result<String, RuntimeError> {
+        let mut hash = Fnv::default();
+        hash.write(agent_probe::PROGRAM);
+        let repository = format!("{PROGRAM}-{}", self.config.instance.as_str());
+        let tag = format!("{:016x}", hash.0);
+        let name = format!("{repository}:{tag}");
+        let options = CreateImageOptionsBuilder::new()
+            .from_src("-")
+            .repo(&repository)
+            .tag(&tag)
+            .platform(platform)
+            .build();
+        let body = bollard::body_full(root()?.into());
+        bounded("making the probe's image", async {
+            let mut made = std::pin::pin!(docker.create_image(Some(options), Some(body), None));
+            let mut last = None;
+            while let Some(step) = made.next().await {
+                last = step?.status.or(last);
+            }
+            Ok(last)
+        })
+        .await?
+        .map(|id| id.trim().trim_start_matches("sha256:").to_owned())
+        // By its id: not every engine gives it the name that it is asked to give.
+        .filter(|id| id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+        .map(|id| format!("sha256:{id}"))
+        .ok_or_else(|| failure(format!("making image {name}: the engine told no id")))
+    }
+
+    async fn forget_own_image(&self, docker: &Docker, name: &str) {
+        let options = RemoveImageOptionsBuilder::new().force(true).build();
+        let removed = bounded("removing the probe's image", async {
+            gone_is_fine(
+                docker
+                    .remove_image(name, Some(options), None)
+                    .await
+                    .map(drop),
+            )
+        })
+        .await;
+        if let Err(error) = removed {
+            warn!(%error, "left an image behind; it is used again by the next probe");
+        }
+        self.images.forget(name);
+    }
+}
+
+/// Starts the sandbox, hands the input over, and reads until it ends.
+async fn converse(docker: &Docker, look: &Look, input: &[u8]) -> Result<String, RuntimeError> {
+    let options = AttachContainerOptionsBuilder::new()
+        .stdin(true)
+        .stream(true)
+        .build();
+    let mut attached = bounded(
+        "attaching to the probe",
+        docker.attach_container(&look.container, Some(options)),
+    )
+    .await?;
+    bounded(
+        "starting the probe",
+        docker.start_container(&look.container, None),
+    )
+    .await?;
+    let write = async {
+        attached.input.write_all(input).await?;
+        attached.input.flush().await?;
+        attached.input.shutdown().await
+    };
+    // A program that ended early has said why: its words are read below.
+    if let Err(error) = write.await {
+        debug!(%error, "the probe did not take all of its input");
+    }
+    let options = LogsOptionsBuilder::new()
+        .follow(true)
+        .stdout(true)
+        .stderr(true)
+        .tail("all")
+        .build();
+    let mut output = Vec::new();
+    let mut logs = std::pin::pin!(docker.logs(&look.container, Some(options)));
+    while let Some(piece) = logs.next().await {
+        let piece = piece.map_err(|error| failure(format!("reading the probe: {error}")))?;
+        output.extend_from_slice(&piece.into_bytes());
+        if output.len() > MOST_OUTPUT {
+            return Err(failure("the probe said too much".into()));
+        }
+    }
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+/// Row 27, which only the host sees.
+fn log_cap(seen: &ContainerInspectResponse, engine: &str) -> (bool, String) {
+    let config = seen
+        .host_config
+        .as_ref()
+        .and_then(|host| host.log_config.clone())
+        .unwrap_or_default();
+    let driver = config.typ.unwrap_or_default();
+    let size = config
+        .config
+        .as_ref()
+        .and_then(|options| options.get("max-size").cloned());
+    match size {
+        Some(size) => (true, format!("inspected: {driver} keeps at most {size}")),
+        // Podman's Docker-compatible inspection leaves the size out.
+        None if engine == "podman" => (true, "asked for; podman's inspection does not tell".into()),
+        None => (driver == "none", format!("inspected: {driver}, no size")),
+    }
+}
+
+fn deny(name: &str, address: SocketAddr, answers: bool) -> String {
+    let answers = if answers { ",answers" } else { "" };
+    format!("--deny={name},{address}{answers}")
+}
+
+/// The control: the same connection from the host.
+async fn answers(address: SocketAddr) -> bool {
+    let connected = tokio::time::timeout(REACH_FROM_HOST, TcpStream::connect(address)).await;
+    matches!(connected, Ok(Ok(_)))
+}
+
+/// The address by which this host reaches others; nothing is sent.
+fn primary_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+/// The program and its arguments for a job's image.
+fn archive(told: &[String]) -> Result<Vec<u8>, RuntimeError> {
+    let mut builder = tar::Builder::new(Vec::new());
+    add(&mut builder, PROGRAM, 0o700, agent_probe::PROGRAM)?;
+    add(&mut builder, ARGUMENTS, 0o600, told.join("\n").as_bytes())?;
+    builder
+        .into_inner()
+        .map_err(|error| failure(format!("packing the probe: {error}")))
+}
+
+/// The agent's own image.
+fn root() -> Result<Vec<u8>, RuntimeError> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for folder in [
+        "dev",
+        "etc",
+        "home",
+        "home/runner",
+        "proc",
+        "run",
+        "sbin",
+        "sys",
+        "tmp",
+    ] {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        // The engine gives a tmpfs the mode of the folder below it.
+        header.set_mode(if folder == "tmp" { 0o1777 } else { 0o755 });
+        header.set_mtime(0);
+        builder
+            .append_data(&mut header, folder, std::io::empty())
+            .map_err(|error| failure(format!("packing the probe's image: {error}")))?;
+    }
+    add(&mut builder, PROGRAM, 0o755, agent_probe::PROGRAM)?;
+    builder
+        .into_inner()
+        .map_err(|error| failure(format!("packing the probe's image: {error}")))
+}
+
+fn add(
+    builder: &mut tar::Builder<Vec<u8>>,
+    name: &str,
+    mode: u32,
+    content: &[u8],
+) -> Result<(), RuntimeError> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(mode);
+    header.set_mtime(0);
+    builder
+        .append_data(&mut header, name, content)
+        .map_err(|error| failure(format!("packing {name}: {error}")))
+}
+
+fn failure(detail: String) -> RuntimeError {
+    RuntimeError {
+        reason: ErrorReason::StartFailed,
+        detail,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::{HostConfig, HostConfigLogConfig};
+
+    use super::*;
+
+    fn seen(driver: &str, size: Option<&str>) -> ContainerInspectResponse {
+        let options = size.map(|size| [("max-size".to_owned(), size.to_owned())].into());
+        ContainerInspectResponse {
+            host_config: Some(HostConfig {
+                log_config: Some(HostConfigLogConfig {
+                    typ: Some(driver.to_owned()),
+                    config: options,
+                }),
+                ..HostConfig::default()
+            }),
+            ..ContainerInspectResponse::default()
+        }
+    }
+
+    #[test]
+    fn output_without_a_bound_is_seen() {
+        assert!(log_cap(&seen("local", Some("1m")), "docker").0);
+        assert!(log_cap(&seen("none", None), "docker").0);
+        assert!(!log_cap(&seen("json-file", None), "docker").0);
+        assert!(!log_cap(&ContainerInspectResponse::default(), "docker").0);
+    }
+
+    #[test]
+    fn the_agents_own_image_holds_the_program_and_folders_alone() {
+        let tar = root().unwrap();
+        let mut archive = tar::Archive::new(tar.as_slice());
+        let files: Vec<String> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.header().entry_type().is_file())
+            .map(|entry| entry.path().unwrap().display().to_string())
+            .collect();
+        assert_eq!(files, [PROGRAM]);
+    }
+}

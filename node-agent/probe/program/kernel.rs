@@ -1,0 +1,163 @@
+//! Row 4: what of the kernel can be asked.
+
+use crate::report::Report;
+use crate::setting::Setting;
+use crate::sys::{self, number};
+use crate::view::View;
+
+const NAME: &str = "seccomp";
+const ROW: u32 = 4;
+
+/// Calls that reach beyond a sandbox, with arguments that do nothing when let through.
+const CALLS: [(&str, i64, [i64; 5]); 16] = [
+    ("mount", number::MOUNT, [0; 5]),
+    ("umount2", number::UMOUNT2, [0; 5]),
+    ("pivot_root", number::PIVOT_ROOT, [0; 5]),
+    ("chroot", number::CHROOT, [0; 5]),
+    ("setns", number::SETNS, [-1, 0, 0, 0, 0]),
+    ("bpf", number::BPF, [0; 5]),
+    ("userfaultfd", number::USERFAULTFD, [0; 5]),
+    (
+        "perf_event_open",
+        number::PERF_EVENT_OPEN,
+        [0, 0, -1, -1, 0],
+    ),
+    ("kexec_load", number::KEXEC_LOAD, [0; 5]),
+    ("init_module", number::INIT_MODULE, [0; 5]),
+    ("delete_module", number::DELETE_MODULE, [0; 5]),
+    (
+        "open_by_handle_at",
+        number::OPEN_BY_HANDLE_AT,
+        [-1, 0, 0, 0, 0],
+    ),
+    ("swapon", number::SWAPON, [0; 5]),
+    ("reboot", number::REBOOT, [0; 5]),
+    ("acct", number::ACCT, [0; 5]),
+    // A clock that is none: nothing is set even with every power.
+    ("clock_settime", number::CLOCK_SETTIME, [0, 0, 0, 0, 0]),
+];
+
+pub(crate) fn look(view: &View, setting: &Setting, report: &mut Report) {
+    if setting.is_gvisor() {
+        // The host's kernel is not what answers: gVisor's own filter is around gVisor.
+        report.pass(ROW, NAME, "gVisor answers instead of the host's kernel");
+        return;
+    }
+    let mode = view.status("Seccomp").unwrap_or_default();
+    report.hold(
+        mode == "2",
+        ROW,
+        NAME,
+        "filter mode",
+        format!("Seccomp is {mode:?}"),
+    );
+    if !view.is_live() {
+        return;
+    }
+    let let_through = reached();
+    report.hold(
+        let_through.is_empty(),
+        ROW,
+        NAME,
+        format!(
+            "{} and new namespaces are refused",
+            CALLS.map(|(name, ..)| name).join(", ")
+        ),
+        format!("let through: {}", let_through.join(", ")),
+    );
+    sockets(report);
+    surfaces(report);
+}
+
+fn is_refusal(error: Option<i32>) -> bool {
+    matches!(error, Some(sys::EPERM | sys::EACCES | sys::ENOSYS))
+}
+
+fn reached() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for (name, call, arguments) in CALLS {
+        // In a child: one of them may end the process, and that is an answer too.
+        let refused = sys::in_child(|| u8::from(!is_refusal(sys::attempt(call, arguments))));
+        if !matches!(refused, Some(0) | None) {
+            names.push(name);
+        }
+    }
+    for (name, flag) in [
+        ("unshare of users", sys::CLONE_NEWUSER),
+        ("unshare of mounts", sys::CLONE_NEWNS),
+    ] {
+        let call = || sys::attempt(number::UNSHARE, [flag, 0, 0, 0, 0]);
+        if sys::in_child(|| u8::from(!is_refusal(call()))) != Some(0) {
+            names.push(name);
+        }
+    }
+    for (name, error) in ["clone of users", "clone3 of users"]
+        .into_iter()
+        .zip(sys::clone_user_namespace())
+    {
+        if !is_refusal(error) {
+            names.push(name);
+        }
+    }
+    for (name, call, path) in [
+        ("fsopen", sys::FSOPEN, "tmpfs"),
+        ("move_mount", sys::MOVE_MOUNT, "/"),
+    ] {
+        let at = usize::from(call == sys::MOVE_MOUNT);
+        if !is_refusal(sys::attempt_path(call, path, at, [-1, 0, -1, 0, 0])) {
+            names.push(name);
+        }
+    }
+    // A name of more than 64 bytes is refused by everybody who is asked, and nothing changes.
+    if !is_refusal(sys::attempt(number::SETHOSTNAME, [0, 65, 0, 0, 0])) {
+        names.push("sethostname");
+    }
+    names
+}
+
+fn sockets(report: &mut Report) {
+    const INET: i32 = 2;
+    const PACKET: i32 = 17;
+    const RAW: i32 = 3;
+    const ICMP: i32 = 1;
+    const VSOCK: i32 = 40;
+    const STREAM: i32 = 1;
+    for (what, family, protocol) in [("raw", INET, ICMP), ("packet", PACKET, 0)] {
+        report.hold(
+            sys::socket_error(family, RAW, protocol).is_some(),
+            ROW,
+            "no_raw_sockets",
+            format!("{what} sockets are refused"),
+            format!("a {what} socket was opened"),
+        );
+    }
+    report.hold(
+        sys::socket_error(VSOCK, STREAM, 0).is_some(),
+        ROW,
+        "no_vsock",
+        "sockets to a hypervisor are refused",
+        "a socket to a hypervisor can be opened; Docker refuses it from release 23",
+    );
+}
+
+/// Parts of the kernel that some engines' filters leave open.
+fn surfaces(report: &mut Report) {
+    report.hold(
+        is_refusal(sys::attempt(sys::IO_URING_SETUP, [0; 5])),
+        ROW,
+        "no_io_uring",
+        "io_uring is refused",
+        "io_uring can be used; Docker refuses it from release 25",
+    );
+    const GET_KEYRING: i64 = 0;
+    const SESSION: i64 = -3;
+    let keyring = sys::attempt(number::KEYCTL, [GET_KEYRING, SESSION, 0, 0, 0]);
+    let key = sys::attempt(number::ADD_KEY, [0; 5]);
+    report.hold(
+        is_refusal(keyring) && is_refusal(key),
+        ROW,
+        "no_kernel_keyring",
+        "keyctl and add_key are refused",
+        "the kernel's keys can be asked for",
+    );
+}
