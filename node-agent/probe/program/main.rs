@@ -97,3 +97,6 @@ fn look(view: &View, setting: &Setting) -> Report {
     report.checks.sort_by_key(|check| check.row);
     report
 }
+
+#[cfg(test)]
+mod recorded;

@@ -11,7 +11,7 @@ use crate::model::Pool;
 /// Rows of the isolation table that every sandbox holds, by the names that nodes
 /// publish. User namespaces, egress allow-lists, disk quotas, AppArmor and the
 /// engine's age are published too, and asked for only where a pool does.
-const EVERY: [&str; 20] = [
+const EVERY: [&str; 23] = [
     "cpu_limit",
     "complete_removal",
     "init_process",
@@ -23,7 +23,10 @@ const EVERY: [&str; 20] = [
     "no_engine_socket",
     "no_escalation",
     "no_host_mounts",
+    "no_host_services",
+    "no_metadata",
     "no_peers",
+    "no_private_networks",
     "no_swap",
     "non_root",
     "own_cgroup_namespace",
