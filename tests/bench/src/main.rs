@@ -13,6 +13,7 @@ mod fleet;
 mod floor;
 mod idle;
 mod node;
+mod probe;
 mod results;
 mod row;
 mod webhook;
@@ -52,6 +53,7 @@ const MEASUREMENTS: &[(&[&str], Measurement)] = &[
         Box::pin(assign::run())
     }),
     (&["burst_start_rate"], || Box::pin(burst::run())),
+    (&["probe_failures"], || Box::pin(probe::run())),
     (&["burst_extra_runners"], || Box::pin(calls::extra())),
     (&["github_calls_per_job"], || Box::pin(calls::per_job())),
     (&["github_idle_calls_per_repo_minute"], || {
