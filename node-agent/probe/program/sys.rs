@@ -294,7 +294,7 @@ pub(crate) fn crowd_refused(most: u64) -> Option<bool> {
     let code = in_child(|| {
         for _ in 0..most {
             let thread = std::thread::Builder::new().stack_size(16 << 10);
-            if thread.spawn(|| std::thread::park()).is_err() {
+            if thread.spawn(std::thread::park).is_err() {
                 return REFUSED;
             }
         }
