@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use agent_core::firewall::resolvers_of;
 use agent_core::names::Instance;
+use agent_detect::properties::{Property, State};
 use agent_detect::{Engine, Host, Limits, assemble};
 use agent_docker::{DockerRuntime, EngineFacts};
 use anyhow::Context;
@@ -47,6 +48,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         state_dir: config.state_dir.clone(),
         dns,
         firewall: config.firewall,
+        allow_ranges: config.allow_ranges.clone(),
         min_free_disk: config.min_free_disk,
         pull: config.pull,
         host_cpus: possible_cpus(),
@@ -112,6 +114,21 @@ pub async fn purge(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Row 25: the scheduler places allow-listed pools by it.
+fn allowlist(gap: Option<String>) -> Property {
+    Property {
+        name: "egress_allowlist",
+        state: match gap {
+            None => State::Guaranteed,
+            Some(_) => State::NotGuaranteed,
+        },
+        evidence: gap.unwrap_or_else(|| {
+            "a closed slot reaches its egress proxy and nothing else; longshore-egress is beside the agent"
+                .into()
+        }),
+    }
+}
+
 fn limits(config: &Config) -> Limits {
     Limits {
         cpu_millis: config.cpu_millis,
@@ -140,6 +157,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         let engine = facts.facts().map(engine_of);
         let mut found = assemble(&host, engine.as_ref(), &limits, &[]);
         if let Some(engine) = &engine {
+            found.properties.push(allowlist(facts.allowlist_gap()));
             let host = looked_at(engine, &found.kernel, &boot);
             found.properties = seen.over(found.properties, &host);
         }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use agent_core::ranges::Range;
 use agent_core::sandbox::Offered;
 use agent_core::slots::SlotsCidr;
 use agent_docker::FirewallTool;
 use thiserror::Error;
 
+const MAX_RANGES: usize = 64;
+
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 21] = [
+pub const KEYS: [(&str, &str, &str); 22] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -67,6 +70,11 @@ pub const KEYS: [(&str, &str, &str); 21] = [
         "resolvers of jobs, comma separated; default is the host's",
     ),
     ("firewall", "auto", "auto, nft or iptables"),
+    (
+        "allow_ranges",
+        "",
+        "private IPv4 ranges that every job may reach, comma separated; default is none",
+    ),
     (
         "min_free_disk",
         "2GiB",
@@ -299,6 +307,8 @@ pub struct Config {
     /// None takes the host's.
     pub dns: Option<Vec<IpAddr>>,
     pub firewall: FirewallTool,
+    /// Opened to every job of this node.
+    pub allow_ranges: Vec<Range>,
     pub min_free_disk: u64,
     pub pull: bool,
     pub profiles: Offered,
@@ -354,6 +364,7 @@ impl Config {
                 "iptables" => Ok(FirewallTool::Iptables),
                 _ => Err("must be auto, nft or iptables".into()),
             })?,
+            allow_ranges: settings.parse("allow_ranges", ranges)?,
             min_free_disk: settings.parse("min_free_disk", bytes)?,
             profiles: settings.parse("profiles", |text| {
                 Offered::parse(text).map_err(|word| {
@@ -410,6 +421,15 @@ fn loopback_url(text: &str) -> Result<String, String> {
         return Err("must be a loopback address: nodes on other hosts need certificates, which this version does not have; use an SSH tunnel".into());
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn ranges(text: &str) -> Result<Vec<Range>, String> {
+    let ranges = text.split(',').map(str::trim).filter(|r| !r.is_empty());
+    let ranges: Vec<Range> = ranges.map(Range::allowable).collect::<Result<_, _>>()?;
+    if ranges.len() > MAX_RANGES {
+        return Err(format!("must be at most {MAX_RANGES} ranges"));
+    }
+    Ok(ranges)
 }
 
 fn node_name(text: &str, hostname: &str) -> Result<String, String> {

@@ -55,6 +55,7 @@ pub fn spec(profile: &str, network_mode: &str, image: &str, platform: &str) -> R
         resources: TAKES,
         gpu_uuids: Vec::new(),
         network_mode: network_mode.to_owned(),
+        allowed_domains: Vec::new(),
         platform: if platform.is_empty() {
             platform_here().to_owned()
         } else {

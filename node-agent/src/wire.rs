@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use agent_core::denied::{Denied, Destination};
 use agent_core::probe::{self, Found, Probed};
 use agent_core::{
     Cause, Condition, Desired, Exit, Generation, Intent, ObservedRunner, Phase, Resources,
@@ -98,6 +99,7 @@ fn spec_from(spec: pb::RunnerSpec) -> RunnerSpec {
         },
         gpu_uuids: spec.gpu_uuids,
         network_mode: spec.network_mode,
+        allowed_domains: spec.allowed_domains,
         platform: spec.platform,
         lifetime_ms: millis(spec.lifetime.as_ref()).unwrap_or(0),
         traceparent: spec.traceparent,
@@ -222,6 +224,26 @@ fn exit_to(exit: &Exit) -> pb::RunnerExit {
         detail: exit.detail.clone(),
         usage: Some(usage.unwrap_or_default()),
         finished_at: Some(timestamp(exit.finished_utc_ms)),
+        denied: Some(denied_to(exit.denied.as_ref())),
+    }
+}
+
+fn denied_to(denied: Option<&Denied>) -> pb::DeniedEgress {
+    let Some(denied) = denied else {
+        return pb::DeniedEgress::default();
+    };
+    let destination = |one: &Destination| pb::DeniedDestination {
+        destination: one.destination.clone(),
+        protocol: one.protocol.clone(),
+        port: u32::from(one.port),
+        count: one.count,
+        reason: one.reason.clone(),
+    };
+    pb::DeniedEgress {
+        known: true,
+        total: denied.total,
+        destinations: denied.destinations.iter().map(destination).collect(),
+        more: denied.more,
     }
 }
 

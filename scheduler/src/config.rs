@@ -5,6 +5,7 @@
 //! part of it, only the paths of their files.
 
 pub mod accounts;
+pub mod domains;
 pub mod keys;
 pub(crate) mod pools;
 pub mod values;

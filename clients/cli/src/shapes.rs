@@ -2,6 +2,7 @@
 //! contract; they are added to, never renamed.
 
 pub(crate) mod check;
+mod denied;
 pub(crate) mod explain;
 pub(crate) mod job;
 pub(crate) mod node;
@@ -19,6 +20,8 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use crate::units;
+
+pub(crate) use denied::Denied;
 
 /// What a runner may take or a node offers.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -133,6 +133,7 @@ pub fn sandbox(
         resources,
         platform: job.platform.clone(),
         network: sandbox::Network::None,
+        allowed_domains: Vec::new(),
         lifetime_ms: 0,
     };
     let place = Place {

@@ -7,6 +7,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use crate::denied::set;
+use crate::ranges::Range;
+
+/// Seconds that a denied destination is remembered by the kernel after its last packet.
+const KEPT_S: u32 = 600;
+
 /// Destinations that are never the internet.
 pub const DENIED: [&str; 13] = [
     "0.0.0.0/8",
@@ -34,6 +40,10 @@ pub struct Rules {
     /// Resolvers that sandboxes may ask, port 53 only. IPv6 ones are left out:
     /// slot networks have none.
     pub resolvers: Vec<IpAddr>,
+    /// What the bridges of closed slots begin with; itself begins with `bridge_prefix`.
+    pub closed_prefix: String,
+    /// Private ranges that the operator opens to all sandboxes of mode `open`.
+    pub allowed: Vec<Range>,
 }
 
 /// An opening from one slot to one port on its own gateway.
@@ -47,6 +57,9 @@ pub struct Door {
 /// Openings, each from one bridge; empty unless a job has one.
 const NFT_DOORS: &str =
     "\tset doors {\n\t\ttype ifname . ipv4_addr . inet_service\n\t\tsize 16384\n\t}\n";
+
+/// Port of the egress proxy on each closed slot's gateway.
+pub const PROXY_PORT: u16 = 3_128;
 
 impl Rules {
     fn nft_doors_rule(&self) -> String {
@@ -96,6 +109,60 @@ impl Rules {
             .map(IpAddr::to_string)
     }
 
+    /// Counts what is dropped, and drops it. The sets are bounded, and what finds no room in
+    /// one of them is dropped all the same: a rule whose set is full only ends there.
+    fn nft_denied() -> String {
+        let keyed = |name: &str, kind: &str, size: u32| {
+            format!(
+                "\tset {name} {{\n\t\ttype {kind}\n\t\tsize {size}\n\t\tflags dynamic,timeout\n\t\ttimeout {KEPT_S}s\n\t}}\n"
+            )
+        };
+        let mut text = keyed(
+            set::V4,
+            "ifname . ipv4_addr . inet_proto . inet_service",
+            4_096,
+        );
+        text.push_str(&keyed(
+            set::V4_OTHER,
+            "ifname . ipv4_addr . inet_proto",
+            1_024,
+        ));
+        text.push_str(&keyed(
+            set::V6,
+            "ifname . ipv6_addr . inet_proto . inet_service",
+            1_024,
+        ));
+        // One element per bridge: a job cannot make more of them.
+        text.push_str(&format!(
+            "\tset {} {{\n\t\ttype ifname\n\t\tsize 16384\n\t\tflags dynamic\n\t}}\n",
+            set::TOTAL
+        ));
+        let ported = "meta l4proto { tcp, udp }";
+        text.push_str("\tchain denied {\n");
+        for rule in [
+            // What any kernel says on a link by itself is not an attempt of a job.
+            "ip6 daddr ff02::/16 meta l4proto ipv6-icmp drop".to_owned(),
+            format!("update @{} {{ iifname counter }}", set::TOTAL),
+            format!(
+                "meta nfproto ipv4 {ported} update @{} {{ iifname . ip daddr . meta l4proto . th dport counter }}",
+                set::V4
+            ),
+            format!(
+                "meta nfproto ipv4 meta l4proto != {{ tcp, udp }} update @{} {{ iifname . ip daddr . meta l4proto counter }}",
+                set::V4_OTHER
+            ),
+            format!(
+                "meta nfproto ipv6 {ported} update @{} {{ iifname . ip6 daddr . meta l4proto . th dport counter }}",
+                set::V6
+            ),
+            "drop".to_owned(),
+        ] {
+            text.push_str(&format!("\t\t{rule}\n"));
+        }
+        text.push_str("\t}\n");
+        text
+    }
+
     /// One transaction that replaces the table, whatever was in it.
     pub fn nft(&self) -> String {
         let table = &self.table;
@@ -103,37 +170,75 @@ impl Rules {
         let mut text =
             format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
         text.push_str(NFT_DOORS);
-        text.push_str(
-            "\tchain input {\n\t\ttype filter hook input priority filter - 10; policy accept;\n",
+        text.push_str(&Self::nft_denied());
+        let closed = format!("iifname \"{}*\"", self.closed_prefix);
+        for hook in ["input", "forward"] {
+            text.push_str(&format!(
+                "\tchain {hook} {{\n\t\ttype filter hook {hook} priority filter - 10; policy accept;\n"
+            ));
+            let rules = match hook {
+                "input" => self.nft_input(&bridge, &closed),
+                _ => self.nft_forward(&bridge, &closed),
+            };
+            for rule in rules {
+                text.push_str(&format!("\t\t{rule}\n"));
+            }
+            text.push_str("\t}\n");
+        }
+        text.push_str("}\n");
+        text
+    }
+
+    fn nft_resolvers(&self, bridge: &str) -> impl Iterator<Item = String> {
+        let resolvers: Vec<String> = self.resolvers_v4().collect();
+        let bridge = bridge.to_owned();
+        resolvers.into_iter().flat_map(move |ip| {
+            ["udp", "tcp"]
+                .map(|protocol| format!("{bridge} ip daddr {ip} {protocol} dport 53 accept"))
+        })
+    }
+
+    /// To the host itself: a closed slot's own gateway has the proxy, and nothing else.
+    fn nft_input(&self, bridge: &str, closed: &str) -> Vec<String> {
+        let mut rules = vec![
+            self.nft_doors_rule(),
+            format!("{closed} fib daddr . iif type local tcp dport {PROXY_PORT} accept"),
+            format!("{closed} goto denied"),
+        ];
+        rules.extend(self.nft_resolvers(bridge));
+        rules.push(format!("{bridge} goto denied"));
+        rules
+    }
+
+    /// Through the host.
+    fn nft_forward(&self, bridge: &str, closed: &str) -> Vec<String> {
+        let mut rules = vec![format!("{closed} goto denied")];
+        rules.extend(self.nft_resolvers(bridge));
+        rules.push(format!("{bridge} meta nfproto ipv6 goto denied"));
+        // Ahead of the allowed ranges: other sandboxes are never among them.
+        rules.push(format!("{bridge} oifname \"ls-*\" goto denied"));
+        rules.extend(
+            self.allowed
+                .iter()
+                .map(|range| format!("{bridge} ip daddr {range} accept")),
         );
-        text.push_str(&format!("\t\t{}\n", self.nft_doors_rule()));
-        for ip in self.resolvers_v4() {
-            text.push_str(&format!("\t\t{bridge} ip daddr {ip} udp dport 53 accept\n"));
-            text.push_str(&format!("\t\t{bridge} ip daddr {ip} tcp dport 53 accept\n"));
-        }
-        text.push_str(&format!("\t\t{bridge} drop\n\t}}\n"));
-        text.push_str("\tchain forward {\n\t\ttype filter hook forward priority filter - 10; policy accept;\n");
-        for ip in self.resolvers_v4() {
-            text.push_str(&format!("\t\t{bridge} ip daddr {ip} udp dport 53 accept\n"));
-            text.push_str(&format!("\t\t{bridge} ip daddr {ip} tcp dport 53 accept\n"));
-        }
-        text.push_str(&format!("\t\t{bridge} meta nfproto ipv6 drop\n"));
-        for range in DENIED {
-            text.push_str(&format!("\t\t{bridge} ip daddr {range} drop\n"));
-        }
+        rules.extend(
+            DENIED
+                .iter()
+                .map(|range| format!("{bridge} ip daddr {range} goto denied")),
+        );
         // Nothing from outside begins a connection to a sandbox.
-        text.push_str(&format!(
-            "\t\toifname \"{}*\" ct state new drop\n",
+        rules.push(format!(
+            "oifname \"{}*\" ct state new drop",
             self.bridge_prefix
         ));
-        text.push_str("\t}\n}\n");
-        text
+        rules
     }
 
     /// Rules that `nft list table` must show: one line each.
     pub fn nft_rule_count(&self) -> usize {
         let resolvers = self.resolvers_v4().count();
-        4 * resolvers + 1 + 1 + DENIED.len() + 1 + 1
+        4 * resolvers + self.allowed.len() + DENIED.len() + 8
     }
 
     /// Chain names of the fallback.
@@ -145,9 +250,15 @@ impl Rules {
     pub fn iptables(&self) -> String {
         let [input, forward] = self.chains();
         let bridge = format!("{}+", self.bridge_prefix);
+        let closed = format!("{}+", self.closed_prefix);
         let mut text =
             format!("*filter\n:{input} - [0:0]\n:{forward} - [0:0]\n-F {input}\n-F {forward}\n");
+        // The gateways of other slots are refused by the proxy, which knows its own.
+        text.push_str(&format!(
+            "-A {input} -i {closed} -p tcp --dport {PROXY_PORT} -m addrtype --dst-type LOCAL --limit-iface-in -j ACCEPT\n"
+        ));
         for chain in [&input, &forward] {
+            text.push_str(&format!("-A {chain} -i {closed} -j DROP\n"));
             for ip in self.resolvers_v4() {
                 for protocol in ["udp", "tcp"] {
                     text.push_str(&format!(
@@ -157,6 +268,10 @@ impl Rules {
             }
         }
         text.push_str(&format!("-A {input} -i {bridge} -j DROP\n"));
+        text.push_str(&format!("-A {forward} -i {bridge} -o ls-+ -j DROP\n"));
+        for range in &self.allowed {
+            text.push_str(&format!("-A {forward} -i {bridge} -d {range} -j ACCEPT\n"));
+        }
         for range in DENIED {
             text.push_str(&format!("-A {forward} -i {bridge} -d {range} -j DROP\n"));
         }
@@ -198,6 +313,8 @@ mod tests {
             table: "longshore_0a1b2c".into(),
             bridge_prefix: "ls-0a1b2c-".into(),
             resolvers: vec!["10.0.0.2".parse().unwrap(), "fd00::1".parse().unwrap()],
+            closed_prefix: "ls-0a1b2c-a".into(),
+            allowed: vec!["10.7.0.0/16".parse().unwrap()],
         }
     }
 
@@ -206,7 +323,7 @@ mod tests {
         let text = rules().nft();
         let lines = text
             .lines()
-            .filter(|line| line.contains("iifname") || line.contains("oifname"))
+            .filter(|line| line.contains("ifname \""))
             .count();
         assert_eq!(lines, rules().nft_rule_count());
     }
@@ -216,7 +333,7 @@ mod tests {
         let text = rules().nft();
         let forward = text.split("chain forward").nth(1).unwrap();
         let allowed = forward.find("10.0.0.2 udp dport 53 accept").unwrap();
-        let denied = forward.find("10.0.0.0/8 drop").unwrap();
+        let denied = forward.find("10.0.0.0/8 goto denied").unwrap();
         assert!(allowed < denied);
         assert!(!text.contains("fd00"));
     }
@@ -224,10 +341,14 @@ mod tests {
     #[test]
     fn every_rule_names_this_agents_bridges_only() {
         for text in [rules().nft(), rules().iptables(), rules().ip6tables()] {
-            for line in text
-                .lines()
-                .filter(|l| l.contains("drop") || l.contains("-j") || l.contains("accept\n"))
-            {
+            // The nft chain that counts and drops is only gone to by the others.
+            let hooked = text.split("chain input").last().unwrap_or(&text);
+            for line in hooked.lines().filter(|l| {
+                ["drop", "goto", "-j", "accept"]
+                    .iter()
+                    .any(|verdict| l.contains(verdict))
+                    && !l.contains("policy")
+            }) {
                 assert!(line.contains("ls-0a1b2c-"), "{line}");
             }
         }
@@ -245,7 +366,7 @@ mod tests {
         let rule = input
             .find("iifname . ip daddr . tcp dport @doors accept")
             .unwrap();
-        assert!(rule < input.find("drop").unwrap());
+        assert!(rule < input.find("goto denied").unwrap());
         assert!(!text.contains("elements"), "closed unless a job has one");
         assert_eq!(
             rules().nft_door("add", &door),
@@ -255,6 +376,82 @@ mod tests {
             rules().iptables_door("-I", &door).join(" "),
             "-w -I longshore_0a1b2c-in 1 -i ls-0a1b2c-7 -d 10.231.0.57/32 -p tcp --dport 3129 -j ACCEPT"
         );
+    }
+
+    #[test]
+    fn what_is_counted_is_bounded_and_dropped_whether_it_was_counted_or_not() {
+        let text = rules().nft();
+        let sets = text.matches("\tset ").count();
+        assert_eq!((sets, text.matches("\tsize ").count()), (5, 5));
+        assert_eq!(
+            text.matches("\ttimeout ").count(),
+            3,
+            "all but those of one element per bridge"
+        );
+        let chain = text.split("chain denied {").nth(1).unwrap();
+        let rules: Vec<&str> = chain
+            .lines()
+            .map(str::trim)
+            .take_while(|line| *line != "}")
+            .filter(|line| !line.is_empty())
+            .collect();
+        assert_eq!(rules.last(), Some(&"drop"));
+        let (_, counting) = rules.split_last().unwrap();
+        assert!(
+            counting
+                .iter()
+                .all(|rule| rule.contains("update @") || rule.ends_with("drop")),
+            "{counting:?}"
+        );
+    }
+
+    #[test]
+    fn an_allowed_range_opens_neither_other_sandboxes_nor_a_closed_slot() {
+        for (text, allow, before) in [
+            (
+                rules().nft(),
+                "ip daddr 10.7.0.0/16 accept",
+                [
+                    "iifname \"ls-0a1b2c-a*\" goto denied",
+                    "oifname \"ls-*\" goto denied",
+                ],
+            ),
+            (
+                rules().iptables(),
+                "-d 10.7.0.0/16 -j ACCEPT",
+                ["-fw -i ls-0a1b2c-a+ -j DROP", "-o ls-+ -j DROP"],
+            ),
+        ] {
+            let forward = text.split("chain forward").last().unwrap();
+            let allowed = forward.find(allow).unwrap();
+            for rule in before {
+                assert!(forward.find(rule).unwrap() < allowed, "{rule}");
+            }
+            assert!(allowed < forward.find("10.0.0.0/8").unwrap());
+        }
+    }
+
+    #[test]
+    fn a_closed_slot_reaches_one_port_of_its_own_gateway() {
+        let text = rules().nft();
+        let closed: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("ls-0a1b2c-a*"))
+            .map(str::trim)
+            .collect();
+        assert_eq!(
+            closed,
+            [
+                "iifname \"ls-0a1b2c-a*\" fib daddr . iif type local tcp dport 3128 accept",
+                "iifname \"ls-0a1b2c-a*\" goto denied",
+                "iifname \"ls-0a1b2c-a*\" goto denied",
+            ]
+        );
+        // Ahead of what other slots may.
+        for chain in text.split("\tchain ").skip(2) {
+            let first = chain.find("ls-0a1b2c-a*").unwrap();
+            assert!(first < chain.find("\"ls-0a1b2c-*\"").unwrap());
+        }
     }
 
     #[test]

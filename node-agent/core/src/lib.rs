@@ -7,13 +7,16 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod containers;
+pub mod denied;
 pub mod dialect;
+pub mod domains;
 pub mod exit;
 pub mod firewall;
 pub mod lifecycle;
 pub mod model;
 pub mod names;
 pub mod probe;
+pub mod ranges;
 pub mod reconcile;
 pub mod runtime;
 pub mod sandbox;

@@ -223,6 +223,7 @@ impl Runner {
             detail: detail.to_owned(),
             usage: None,
             finished_utc_ms: now.utc_ms,
+            denied: None,
         });
         self.changed();
     }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::denied::Denied;
+
 /// Orders of a scheduler carry a generation; a node refuses an older one.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
@@ -38,6 +40,9 @@ pub struct RunnerSpec {
     pub resources: Resources,
     pub gpu_uuids: Vec<String>,
     pub network_mode: String,
+    /// For network mode `allowlist`: what it may reach.
+    #[serde(default)]
+    pub allowed_domains: Vec<String>,
     pub platform: String,
     /// Longest life from the hand-over; 0 means the default.
     pub lifetime_ms: u64,
@@ -48,6 +53,8 @@ pub struct RunnerSpec {
 
 /// What the scheduler wants of one runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
+// Most are runs: a box for each would save nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum Desired {
     Run(RunnerSpec),
     StopIfIdle,
@@ -134,6 +141,9 @@ pub struct Exit {
     /// Absent when the host could not tell.
     pub usage: Option<Usage>,
     pub finished_utc_ms: u64,
+    /// What it tried to reach and was not let; absent when the host could not tell.
+    #[serde(default)]
+    pub denied: Option<Denied>,
 }
 
 /// Why a runner could not be prepared.

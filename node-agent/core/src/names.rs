@@ -19,6 +19,8 @@ pub mod label {
     /// Id of the runner's container that a sibling belongs to.
     pub const OF: &str = "longshore.of";
     pub const LIFETIME_MS: &str = "longshore.lifetime-ms";
+    /// What an allow-listed sandbox may reach, separated by spaces; absent on others.
+    pub const ALLOWED: &str = "longshore.allowed-domains";
 }
 
 /// Tells two agents on one engine apart: derived from what they cannot share,
@@ -47,6 +49,16 @@ impl Instance {
     /// Network and bridge of one slot.
     pub fn network(&self, slot: u32) -> String {
         format!("ls-{}-{slot}", self.0)
+    }
+
+    /// What the bridges of closed slots begin with: nothing is forwarded from them.
+    pub fn closed_prefix(&self) -> String {
+        format!("ls-{}-a", self.0)
+    }
+
+    /// Network and bridge of a slot from which only the egress proxy is reached.
+    pub fn closed_network(&self, slot: u32) -> String {
+        format!("ls-{}-a{slot}", self.0)
     }
 
     /// Container before its hand-over. A runner's name never has this form.

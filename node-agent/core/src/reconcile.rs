@@ -712,6 +712,7 @@ impl Runner {
                 } else {
                     outcome.finished_utc_ms
                 },
+                denied: outcome.denied,
             });
         }
         self.stage = Stage::Removing;

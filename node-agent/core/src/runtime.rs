@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use crate::denied::Denied;
 use crate::exit::Ended;
 use crate::model::{Condition, ErrorReason, Resources, RunnerError, RunnerSpec, Usage};
 use crate::probe::Probed;
@@ -37,6 +38,8 @@ pub struct Outcome {
     pub ended: Ended,
     pub usage: Option<Usage>,
     pub finished_utc_ms: u64,
+    /// What it was denied; absent when the host could not tell.
+    pub denied: Option<Denied>,
 }
 
 /// What may be asked of this node, and how much of it runners may take.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::dialect::{Dialect, TmpfsOwner};
+use crate::domains::Allowed;
 use crate::model::{Resources, RunnerSpec};
 use crate::names::Fnv;
 use crate::tools;
@@ -48,8 +49,10 @@ const UNASKED_SIZE: u64 = 1 << 20;
 pub enum Refusal {
     #[error("profile {0:?} is not offered by this node; there are strict, standard and containers")]
     Profile(String),
-    #[error("network mode {0:?} is not offered by this node; it offers open and none")]
+    #[error("network mode {0:?} is not offered by this node; there are open, allowlist and none")]
     Network(String),
+    #[error("{0}")]
+    Domains(String),
     #[error("platform {0:?} is not linux/amd64, linux/arm64 or linux/arm/v7")]
     Platform(String),
     #[error("image {0:?} is not an image reference")]
@@ -68,6 +71,8 @@ pub enum Refusal {
 pub enum Network {
     /// The internet; not the host, its neighbours or the cloud's metadata.
     Open,
+    /// What is listed, through the egress proxy of its slot.
+    Allowlist,
     None,
 }
 
@@ -80,7 +85,19 @@ pub struct Request {
     pub resources: Resources,
     pub platform: String,
     pub network: Network,
+    /// Entries of an allow-list; empty in other modes.
+    pub allowed_domains: Vec<String>,
     pub lifetime_ms: u64,
+}
+
+fn check_domains(entries: &[String]) -> Result<(), Refusal> {
+    if entries.is_empty() {
+        let why = "network mode allowlist without allowed_domains would reach nothing; use none";
+        return Err(Refusal::Domains(why.into()));
+    }
+    Allowed::parse(entries.iter().map(String::as_str))
+        .map(drop)
+        .map_err(|bad| Refusal::Domains(bad.to_string()))
 }
 
 impl Request {
@@ -91,9 +108,13 @@ impl Request {
         };
         let network = match spec.network_mode.as_str() {
             "" | "open" => Network::Open,
+            "allowlist" => Network::Allowlist,
             "none" => Network::None,
             other => return Err(Refusal::Network(other.to_owned())),
         };
+        if network == Network::Allowlist {
+            check_domains(&spec.allowed_domains)?;
+        }
         if !matches!(
             spec.platform.as_str(),
             "linux/amd64" | "linux/arm64" | "linux/arm/v7"
@@ -127,6 +148,10 @@ impl Request {
             resources: spec.resources,
             platform: spec.platform.clone(),
             network,
+            allowed_domains: match network {
+                Network::Allowlist => spec.allowed_domains.clone(),
+                Network::Open | Network::None => Vec::new(),
+            },
             lifetime_ms: spec.lifetime_ms,
         })
     }
@@ -146,6 +171,8 @@ pub struct Place {
     pub tools_volume: String,
     /// Resolvers; empty leaves the engine's choice.
     pub dns: Vec<String>,
+    /// URL of the slot's egress proxy; set in network mode `allowlist` only.
+    pub proxy: Option<String>,
     /// Processors of the host, for the masked paths.
     pub host_cpus: u32,
     /// Parent control group that outlives the container; empty for none.
@@ -295,20 +322,7 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
             "sandbox".into(),
             format!("{}/{}", tools::ROOT, tools::folder(request.profile, sudo)),
         ],
-        env: vec![
-            format!("HOME={RUNNER_ROOT}"),
-            // On disk, and executable: /tmp is neither.
-            format!("TMPDIR={RUNNER_ROOT}/_work/_tmp"),
-            "ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1".into(),
-            // Steps die before the runner program does.
-            "PIPELINE_JOB_OOMSCOREADJ=900".into(),
-            "NVIDIA_VISIBLE_DEVICES=void".into(),
-            // Without it the runner program would look for an engine.
-            format!(
-                "ACTIONS_RUNNER_CONTAINER_HOOKS={}",
-                tools::hook(request.profile, sudo)
-            ),
-        ],
+        env: environment(request.profile, sudo, place),
         labels: place.labels.clone(),
         stop_signal: "SIGINT",
         stop_timeout_s: 90,
@@ -385,11 +399,14 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
         cgroupns_mode: "private",
         cgroup_parent: place.cgroup_parent.clone(),
         network_mode: match request.network {
-            Network::Open => place.network.clone(),
+            Network::Open | Network::Allowlist => place.network.clone(),
             Network::None => "none".into(),
         },
         dns: match request.network {
             Network::Open => place.dns.clone(),
+            // The proxy resolves. Without a word of ours the engine would ask the host's
+            // resolver on the sandbox's behalf.
+            Network::Allowlist => vec!["127.0.0.1".into()],
             Network::None => vec![],
         },
         publish_all_ports: false,
@@ -415,6 +432,33 @@ fn capabilities(sudo: bool) -> Vec<String> {
         true => profile::SUDO_CAPABILITIES.map(String::from).to_vec(),
         false => vec![],
     }
+}
+
+fn environment(profile: Profile, sudo: bool, place: &Place) -> Vec<String> {
+    let mut environment = vec![
+        format!("HOME={RUNNER_ROOT}"),
+        // On disk, and executable: /tmp is neither.
+        format!("TMPDIR={RUNNER_ROOT}/_work/_tmp"),
+        "ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1".into(),
+        // Steps die before the runner program does.
+        "PIPELINE_JOB_OOMSCOREADJ=900".into(),
+        "NVIDIA_VISIBLE_DEVICES=void".into(),
+        // Without it the runner program would look for an engine.
+        format!(
+            "ACTIONS_RUNNER_CONTAINER_HOOKS={}",
+            tools::hook(profile, sudo)
+        ),
+    ];
+    if let Some(proxy) = &place.proxy {
+        // Programs differ in which of the two spellings they read.
+        for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
+            environment.push(format!("{name}={proxy}"));
+        }
+        for name in ["no_proxy", "NO_PROXY"] {
+            environment.push(format!("{name}=localhost,127.0.0.1,::1"));
+        }
+    }
+    environment
 }
 
 fn security_options(place: &Place, masked: &[String], sudo: bool) -> Vec<String> {

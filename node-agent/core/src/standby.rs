@@ -39,6 +39,10 @@ impl Shape {
         if spec.resources.gpus > 0 || !spec.gpu_uuids.is_empty() {
             return None;
         }
+        // What it may reach is told to its slot's proxy when it starts.
+        if spec.network_mode == "allowlist" {
+            return None;
+        }
         let or =
             |text: &str, default: &str| if text.is_empty() { default } else { text }.to_owned();
         Some(Self {

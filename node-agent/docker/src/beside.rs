@@ -69,7 +69,7 @@ impl Inner {
             .await
             .map_err(|error| failed(format!("listening on {gateway}:{PORT}: {error}")))?;
         let hole = firewall::Door {
-            bridge: self.config.instance.network(slot),
+            bridge: self.slots.network(slot, handle.kind),
             gateway,
             port: PORT,
         };
@@ -110,6 +110,7 @@ impl Inner {
                 externals_volume: volume("externals"),
                 tools_volume: String::new(),
                 dns: vec![],
+                proxy: None,
                 host_cpus: self.config.host_cpus,
                 cgroup_parent: handle.cgroup_parent.clone(),
                 labels: vec![],

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use agent_core::names::Instance;
+use agent_core::ranges::Range;
 use agent_core::sandbox::Offered;
 use agent_core::slots::SlotsCidr;
 use agent_core::standby::Limits;
@@ -34,6 +35,8 @@ pub struct Config {
     /// Resolvers of the sandboxes; empty leaves the engine's choice.
     pub dns: Vec<IpAddr>,
     pub firewall: FirewallTool,
+    /// Private ranges that sandboxes may reach all the same.
+    pub allow_ranges: Vec<Range>,
     /// Free bytes below which no new sandbox is made.
     pub min_free_disk: u64,
     /// Missing images are pulled; off in tests.

@@ -1,17 +1,20 @@
 //! Loads the firewall rules, verifies them, and notices when they are gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use agent_core::denied::{Denied, Reading, Tally};
 use agent_core::firewall::{Door, Rules};
 use agent_core::model::{Condition, ErrorReason};
 use agent_core::runtime::RuntimeError;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::FirewallTool;
+use crate::runtime::lock;
 
 const TOOL: Duration = Duration::from_secs(10);
 /// Two hand-overs within this time share one verification.
@@ -38,6 +41,8 @@ pub(crate) struct Firewall {
     rules: Rules,
     choice: FirewallTool,
     state: tokio::sync::Mutex<State>,
+    /// What is denied to whoever uses each bridge now.
+    tallies: Mutex<BTreeMap<String, Tally>>,
 }
 
 impl Firewall {
@@ -46,6 +51,7 @@ impl Firewall {
             rules,
             choice,
             state: Default::default(),
+            tallies: Mutex::default(),
         }
     }
 
@@ -158,6 +164,75 @@ impl Firewall {
         }
     }
 
+    /// Forgets what was denied to the last user of a bridge, in the kernel too.
+    pub(crate) async fn begin(&self, bridge: &str) {
+        if let Some(reading) = self.read().await
+            && let Some(removal) = reading.removal(&self.rules.table, bridge)
+            && let Err(why) = run("nft", &["-f", "-"], &removal).await
+        {
+            warn!(
+                bridge,
+                why, "old denials are counted for the next runner too"
+            );
+        }
+        self.adopt(bridge);
+    }
+
+    /// Everything that is counted on a bridge is its present user's.
+    pub(crate) fn adopt(&self, bridge: &str) {
+        lock(&self.tallies).insert(bridge.to_owned(), Tally::default());
+    }
+
+    /// Adds up what was denied since the last time; cheap when nothing is watched.
+    pub(crate) async fn count(&self) {
+        if lock(&self.tallies).is_empty() {
+            return;
+        }
+        if let Some(reading) = self.read().await {
+            self.add_up(&reading);
+        }
+    }
+
+    fn add_up(&self, reading: &Reading) {
+        for (bridge, tally) in lock(&self.tallies).iter_mut() {
+            tally.read(reading.bridges.get(bridge));
+        }
+    }
+
+    /// What was denied on a bridge since `begin`; absent where that cannot be told.
+    pub(crate) async fn denied(&self, bridge: &str) -> Option<Denied> {
+        let reading = self.read().await?;
+        let mut tallies = lock(&self.tallies);
+        let tally = tallies.get_mut(bridge)?;
+        tally.read(reading.bridges.get(bridge));
+        Some(tally.denied())
+    }
+
+    pub(crate) fn end(&self, bridge: &str) {
+        lock(&self.tallies).remove(bridge);
+    }
+
+    /// Nothing with iptables: its counters do not tell one bridge from another.
+    async fn read(&self) -> Option<Reading> {
+        let tool = self.state.lock().await.tool;
+        self.read_by(tool).await
+    }
+
+    async fn read_by(&self, tool: Option<Tool>) -> Option<Reading> {
+        if tool != Some(Tool::Nft) {
+            return None;
+        }
+        let arguments = ["-j", "list", "table", "inet", &self.rules.table];
+        let text = run("nft", &arguments, "").await;
+        match text.and_then(|text| Reading::of_json(&text)) {
+            Ok(reading) => Some(reading),
+            Err(why) => {
+                debug!(why, "denied attempts cannot be read");
+                None
+            }
+        }
+    }
+
     async fn verify_or_load(&self, state: &mut State) -> Result<(), String> {
         let tool = match state.tool {
             Some(tool) => tool,
@@ -181,6 +256,10 @@ impl Firewall {
             }
         }
         state.listing = None;
+        // Loading begins every counter again.
+        if let Some(reading) = self.read_by(state.tool).await {
+            self.add_up(&reading);
+        }
         match tool {
             Tool::Nft => {
                 run("nft", &["-f", "-"], &self.rules.nft()).await?;
@@ -236,7 +315,13 @@ impl Firewall {
 
     async fn list(&self, tool: Tool) -> Result<String, String> {
         match tool {
-            Tool::Nft => run("nft", &["list", "table", "inet", &self.rules.table], "").await,
+            Tool::Nft => {
+                // Without what the counting sets hold: that changes with every denied packet.
+                let table = &self.rules.table;
+                let rules = run("nft", &["-t", "list", "table", "inet", table], "").await?;
+                let doors = run("nft", &["list", "set", "inet", table, "doors"], "").await?;
+                Ok(rules + &doors)
+            }
             Tool::Iptables => {
                 let [input, forward] = self.rules.chains();
                 let mut text = String::new();

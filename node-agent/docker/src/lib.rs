@@ -9,6 +9,7 @@ mod beside;
 mod broker;
 mod config;
 mod disk_io;
+mod egress;
 mod engine;
 mod events;
 mod firewall;

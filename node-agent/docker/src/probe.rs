@@ -30,6 +30,7 @@ use tracing::{debug, warn};
 use crate::engine::{EngineFacts, bounded, gone_is_fine, status};
 use crate::recover::inspect;
 use crate::runtime::{Inner, remove_group};
+use crate::slots::Kind;
 use crate::translate::container_body;
 use crate::volumes::Program;
 
@@ -62,8 +63,8 @@ impl Inner {
         self.enough_disk(&facts)?;
         let from = Instant::now();
         let own = self.own_image(&docker, &spec.platform).await?;
-        let slot = self.slots.take(&docker).await?;
-        let neighbour = self.slots.take(&docker).await;
+        let slot = self.slots.take(&docker, Kind::Open).await?;
+        let neighbour = self.slots.take(&docker, Kind::Open).await;
         let looked = self
             .look_inside(&docker, &facts, spec, &own, slot, neighbour.as_ref().ok())
             .await;

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::beside::has_containers;
 use crate::engine::{bounded, status};
 use crate::runtime::{Handle, Inner};
+use crate::slots::Kind;
 use crate::usage;
 
 /// How long a sandbox without its program may take to end: two seconds.
@@ -29,6 +30,7 @@ impl Inner {
         let mut used_slots = BTreeSet::new();
         let mut keep_groups = BTreeSet::new();
         let mut siblings = Vec::new();
+        let mut closed = BTreeMap::new();
         for id in self.own_containers(docker).await? {
             let Some(container) = inspect(docker, &id).await? else {
                 continue;
@@ -59,6 +61,14 @@ impl Inner {
             keep_volumes.insert(handle.work_volume.clone());
             keep_groups.insert(handle.cgroup_parent.clone());
             used_slots.extend(handle.slot);
+            if let Some(slot) = handle.slot {
+                self.firewall.adopt(&self.slots.network(slot, handle.kind));
+                let allowed = container_label(&container, label::ALLOWED);
+                // What does not run any more asks for nothing, and its bridge may be gone.
+                if handle.kind == Kind::Closed && running {
+                    closed.insert(slot, self.egress_of(slot, words(&allowed))?);
+                }
+            }
             let started = container
                 .state
                 .as_ref()
@@ -103,6 +113,7 @@ impl Inner {
         self.slots
             .recover(docker, self.config.premade_slots, used_slots)
             .await?;
+        self.egress.recover(closed).await;
         for (name, handle) in handles {
             self.follow_output(docker, &name, &handle);
             if handle.containers
@@ -181,6 +192,10 @@ fn handle_of(container: &ContainerInspectResponse, id: &str) -> Handle {
     let mut handle = Handle::adopted(
         id.to_owned(),
         container_label(container, label::SLOT).parse().ok(),
+        match container_label(container, label::ALLOWED).as_str() {
+            "" => Kind::Open,
+            _ => Kind::Closed,
+        },
         work,
         host.and_then(|host| host.cgroup_parent.clone())
             .unwrap_or_default(),
@@ -204,6 +219,10 @@ fn takes(host: Option<&HostConfig>) -> Resources {
         memory_bytes: number(host.and_then(|host| host.memory)),
         gpus: 0,
     }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
 }
 
 pub(crate) fn container_label(container: &ContainerInspectResponse, key: &str) -> String {

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use agent_core::containers;
+use agent_core::denied::Denied;
 use agent_core::dialect::Dialect;
 use agent_core::exit::Ended;
-use agent_core::firewall::Rules;
+use agent_core::firewall::{PROXY_PORT, Rules};
 use agent_core::lifecycle::IDLE_GRACE_MS;
 use agent_core::model::{Condition, ErrorReason, Resources, RunnerSpec};
 use agent_core::names::label;
@@ -17,7 +18,8 @@ use agent_core::probe::Probed;
 use agent_core::runtime::{
     Found, Notice, Outcome, Outlook, Prepared, Processes, Runtime, RuntimeError,
 };
-use agent_core::sandbox::{self, Place, Profile, Request};
+use agent_core::sandbox::{self, Network, Place, Profile, Request};
+use agent_egress::control::Open;
 use bollard::Docker;
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
@@ -31,13 +33,14 @@ use zeroize::Zeroizing;
 
 use crate::beside::Beside;
 use crate::config::Config;
+use crate::egress::Egress;
 use crate::engine::{self, EngineFacts, bounded, down, failed, gone_is_fine, status};
 use crate::firewall::Firewall;
 use crate::handover;
 use crate::images::Images;
 use crate::outage::Outage;
 use crate::recover::{inspect, utc_ms};
-use crate::slots::Slots;
+use crate::slots::{Kind, Slots};
 use crate::standby::{self, Pool};
 use crate::translate::container_body;
 use crate::volumes::{Program, Volumes};
@@ -58,6 +61,7 @@ type Stdin = Pin<Box<dyn AsyncWrite + Send>>;
 pub(crate) struct Handle {
     pub(crate) container: String,
     pub(crate) slot: Option<u32>,
+    pub(crate) kind: Kind,
     pub(crate) work_volume: String,
     pub(crate) cgroup_parent: String,
     pub(crate) pid: i64,
@@ -77,6 +81,7 @@ impl Handle {
     pub(crate) fn adopted(
         container: String,
         slot: Option<u32>,
+        kind: Kind,
         work_volume: String,
         cgroup_parent: String,
         pid: i64,
@@ -85,6 +90,7 @@ impl Handle {
         Self {
             container,
             slot,
+            kind,
             work_volume,
             cgroup_parent,
             pid,
@@ -116,6 +122,7 @@ pub(crate) struct Inner {
     pub(crate) volumes: Volumes,
     pub(crate) slots: Slots,
     pub(crate) firewall: Firewall,
+    pub(crate) egress: Egress,
     starts: Semaphore,
     pub(crate) outage: Mutex<Outage>,
     /// One probe at a time.
@@ -158,6 +165,8 @@ impl DockerRuntime {
             table: config.instance.table(),
             bridge_prefix: config.instance.bridge_prefix(),
             resolvers: config.dns.clone(),
+            closed_prefix: config.instance.closed_prefix(),
+            allowed: config.allow_ranges.clone(),
         };
         let inner = Inner {
             docker: OnceLock::new(),
@@ -181,6 +190,7 @@ impl DockerRuntime {
                 config.slots_cidr,
             ),
             firewall: Firewall::new(rules, config.firewall),
+            egress: Egress::new(&config.state_dir),
             starts: Semaphore::new(config.parallel_starts.max(1)),
             outage: Mutex::default(),
             probing: Default::default(),
@@ -199,6 +209,11 @@ impl DockerRuntime {
         self.inner.docker.get().map(|(_, facts)| facts.clone())
     }
 
+    /// Why this node cannot offer network mode `allowlist`, if it cannot.
+    pub fn allowlist_gap(&self) -> Option<String> {
+        self.inner.egress.program().err()
+    }
+
     /// Asks an engine what it is, and changes nothing.
     pub async fn detect(socket: &Path) -> Result<EngineFacts, RuntimeError> {
         engine::facts(&engine::connect(socket).await?).await
@@ -214,6 +229,7 @@ impl DockerRuntime {
             .volumes
             .sweep(&docker, &Default::default(), true)
             .await?;
+        self.inner.egress.stop().await;
         self.inner.slots.clear(&docker).await?;
         usage::remove_all(Path::new(usage::ROOT), self.inner.config.instance.as_str());
         self.inner.firewall.remove().await.map_err(refused)
@@ -451,6 +467,7 @@ impl Inner {
             externals_volume: program.externals.clone(),
             tools_volume: String::new(),
             dns: self.config.dns.iter().map(ToString::to_string).collect(),
+            proxy: None,
             host_cpus: self.config.host_cpus,
             cgroup_parent: usage::parent(
                 &facts.cgroup_driver,
@@ -507,6 +524,11 @@ impl Inner {
                     .map_err(|_| down("the agent is ending".into()))?,
             ),
         };
+        let kind = kind_of(&request);
+        let egress = match kind {
+            Kind::Open => None,
+            Kind::Closed => Some(self.egress_of(slot, request.allowed_domains.clone())?),
+        };
         let mut place = self.place(&facts, slot, salt, &image_id, &program);
         place.tools_volume = tools_volume;
         let lifetime = (label::LIFETIME_MS.into(), lifetime_ms.to_string());
@@ -515,6 +537,12 @@ impl Inner {
             (label::PROFILE.into(), request.profile.word().into()),
             (label::PLATFORM.into(), request.platform.clone()),
         ]);
+        place.network = self.slots.network(slot, kind);
+        if let Some(open) = &egress {
+            place.proxy = Some(format!("http://{}", open.listen));
+            let allowed = request.allowed_domains.join(" ");
+            place.labels.push((label::ALLOWED.into(), allowed));
+        }
         let hash = sandbox::of(&request, &place).spec_hash();
         place.labels.push((label::SPEC.into(), hash));
         let sandbox = sandbox::of(&request, &place);
@@ -553,13 +581,18 @@ impl Inner {
         let mut handle = Handle::adopted(
             container.clone(),
             Some(slot),
+            kind,
             place.work_volume.clone(),
             place.cgroup_parent.clone(),
             0,
             spec.resources,
         );
         handle.containers = request.profile.terms().containers;
-        let started = self.start(&docker, &mut handle).await;
+        let started = match (self.start(&docker, &mut handle).await, egress) {
+            // Not before: Podman makes a bridge with its first container.
+            (Ok(()), Some(open)) => self.egress.open(slot, open).await,
+            (started, _) => started,
+        };
         if let Err(error) = started {
             self.discard(&docker, &handle).await;
             return Err(error);
@@ -575,16 +608,25 @@ impl Inner {
     ) -> Result<(Handle, String), RuntimeError> {
         let (docker, facts) = self.connected()?;
         self.enough_disk(&facts)?;
+        let kind = kind_by_word(&spec.network_mode);
         let slot = match whom {
-            For::Job => self.slot_for_a_job(&docker).await?,
-            For::Nobody => self.slots.take(&docker).await?,
+            For::Job => self.slot_for_a_job(&docker, kind).await?,
+            For::Nobody => self.slots.take(&docker, kind).await?,
         };
         let salt = format!("{:08x}", rand::random::<u32>());
+        self.firewall.begin(&self.slots.network(slot, kind)).await;
         let made = self.make(spec, spec.lifetime_ms, &salt, slot, whom).await;
         if made.is_err() {
-            self.slots.release(slot).await;
+            self.give_back(slot, kind).await;
         }
         made
+    }
+
+    /// Nobody uses the slot any more.
+    pub(crate) async fn give_back(&self, slot: u32, kind: Kind) {
+        self.egress.close(slot).await;
+        self.firewall.end(&self.slots.network(slot, kind));
+        self.slots.release(slot).await;
     }
 
     /// A refused creation may mean that something cached is gone.
@@ -789,7 +831,7 @@ impl Inner {
         // No longer this runner's, so that it is not removed with it a second time.
         lock(&self.sandboxes).remove(runner);
         if let Some(slot) = dead.slot {
-            self.slots.release(slot).await;
+            self.give_back(slot, dead.kind).await;
         }
         let (handle, _) = self.start_sandbox(&spec, For::Job).await?;
         let handle = self.insert(runner.to_owned(), handle);
@@ -822,6 +864,7 @@ impl Inner {
         let Some(mut container) = inspect(&docker, &handle.container).await? else {
             return Ok(Outcome {
                 usage: usage::read(Path::new(usage::ROOT), &handle.cgroup_parent),
+                denied: self.denied(&handle).await,
                 ..Outcome::default()
             });
         };
@@ -873,6 +916,41 @@ impl Inner {
             },
             usage: usage::read(Path::new(usage::ROOT), &handle.cgroup_parent),
             finished_utc_ms,
+            denied: self.denied(&handle).await,
+        })
+    }
+
+    /// What firewall and proxy denied it; absent where that cannot be told.
+    async fn denied(&self, handle: &Handle) -> Option<Denied> {
+        let slot = handle.slot?;
+        let dropped = self
+            .firewall
+            .denied(&self.slots.network(slot, handle.kind))
+            .await?;
+        match handle.kind {
+            Kind::Open => Some(dropped),
+            Kind::Closed => Some(dropped.and(self.egress.denied(slot).await?)),
+        }
+    }
+
+    /// What the proxy is told of a slot.
+    pub(crate) fn egress_of(&self, slot: u32, allowed: Vec<String>) -> Result<Open, RuntimeError> {
+        let net = self.slots.net(slot);
+        let net = net.ok_or_else(|| refused(format!("slot {slot} has no addresses")))?;
+        let gateway: std::net::IpAddr = net
+            .gateway
+            .parse()
+            .map_err(|_| refused(format!("slot {slot} has no gateway")))?;
+        Ok(Open {
+            listen: (gateway, PROXY_PORT).into(),
+            subnet: net.subnet,
+            allowed,
+            ranges: self
+                .config
+                .allow_ranges
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         })
     }
 
@@ -886,7 +964,7 @@ impl Inner {
         self.volumes.delete(&docker, &handle.work_volume).await?;
         remove_group(&handle.cgroup_parent).await;
         if let Some(slot) = handle.slot {
-            self.slots.release(slot).await;
+            self.give_back(slot, handle.kind).await;
         }
         lock(&self.sandboxes).remove(runner);
         self.standby.served(runner);
@@ -894,8 +972,12 @@ impl Inner {
     }
 
     async fn conditions(&self) -> Vec<Condition> {
+        self.firewall.count().await;
+        // What it refuses is told by its condition.
+        let _ = self.egress.assert().await;
         let mut conditions = self.images.conditions();
         conditions.extend(self.firewall.condition().await);
+        conditions.extend(self.egress.condition());
         if let Some((_, facts)) = self.docker.get()
             && let Err(error) = self.enough_disk(facts)
         {
@@ -916,6 +998,21 @@ struct Failed {
     /// All of the registration may be inside.
     whole: bool,
     error: RuntimeError,
+}
+
+/// Which slot a request needs.
+fn kind_of(request: &Request) -> Kind {
+    match request.network {
+        Network::Allowlist => Kind::Closed,
+        Network::Open | Network::None => Kind::Open,
+    }
+}
+
+fn kind_by_word(network_mode: &str) -> Kind {
+    match network_mode {
+        "allowlist" => Kind::Closed,
+        _ => Kind::Open,
+    }
 }
 
 fn refused(detail: String) -> RuntimeError {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use agent_core::model::ErrorReason;
 use agent_core::names::{Instance, label};
 use agent_core::runtime::RuntimeError;
-use agent_core::slots::SlotsCidr;
+use agent_core::slots::{SlotNet, SlotsCidr};
 use bollard::Docker;
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkDisconnectRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
@@ -18,24 +18,47 @@ use crate::recover::inspect;
 /// Indexes tried for one network before giving up: others may use the range too.
 const MAX_SKIPS: u32 = 64;
 
+/// What leaves a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// What the firewall lets through.
+    Open,
+    /// Nothing: the egress proxy on its gateway is all there is.
+    Closed,
+}
+
+impl Kind {
+    fn other(self) -> Self {
+        match self {
+            Self::Open => Self::Closed,
+            Self::Closed => Self::Open,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Table {
-    made: BTreeSet<u32>,
+    made: BTreeMap<u32, Kind>,
     used: BTreeSet<u32>,
     /// Cannot be made: the range is taken by somebody else.
     broken: BTreeSet<u32>,
 }
 
 impl Table {
-    /// Made, and nobody's.
-    fn free(&self) -> Option<u32> {
-        self.made.difference(&self.used).next().copied()
+    /// Made so, and nobody's.
+    fn free(&self, kind: Kind) -> Option<u32> {
+        let free = |(index, made): (&u32, &Kind)| {
+            (*made == kind && !self.used.contains(index)).then_some(*index)
+        };
+        self.made.iter().find_map(free)
     }
 
     /// The next to make.
     fn next(&self, len: u32) -> Option<u32> {
         (0..len).find(|index| {
-            !self.made.contains(index) && !self.broken.contains(index) && !self.used.contains(index)
+            !self.made.contains_key(index)
+                && !self.broken.contains(index)
+                && !self.used.contains(index)
         })
     }
 }
@@ -75,15 +98,13 @@ impl Slots {
         };
         self.broken.store(0, Ordering::Relaxed);
         for (name, (id, subnet)) in self.existing(docker).await? {
-            let index = name
-                .strip_prefix(&self.instance.bridge_prefix())
-                .and_then(|n| n.parse::<u32>().ok());
-            let fits = index
-                .and_then(|index| self.cidr.net(index))
+            let slot = self.slot_of(&name);
+            let fits = slot
+                .and_then(|(index, _)| self.cidr.net(index))
                 .is_some_and(|net| net.subnet == subnet);
-            match index {
-                Some(index) if fits || table.used.contains(&index) => {
-                    table.made.insert(index);
+            match slot {
+                Some((index, kind)) if fits || table.used.contains(&index) => {
+                    table.made.insert(index, kind);
                 }
                 _ => {
                     if let Err(error) = remove(docker, &name, &id).await {
@@ -94,7 +115,7 @@ impl Slots {
             }
         }
         while (table.made.len() as u32) < wanted.min(self.cidr.len()) {
-            self.make_next(docker, &mut table).await?;
+            self.make_next(docker, &mut table, Kind::Open).await?;
         }
         info!(slots = table.made.len(), "slot networks are ready");
         Ok(())
@@ -106,27 +127,29 @@ impl Slots {
         self.cidr.len().saturating_sub(broken)
     }
 
-    /// Takes a free slot, making one when all are used. Others are not held up meanwhile.
-    pub(crate) async fn take(&self, docker: &Docker) -> Result<u32, RuntimeError> {
+    /// Takes a free slot of a kind, making one when all are used. Others are not held up meanwhile.
+    pub(crate) async fn take(&self, docker: &Docker, kind: Kind) -> Result<u32, RuntimeError> {
         let mut last = None;
         for _ in 0..MAX_SKIPS {
             let index = {
                 let mut table = self.table.lock().await;
-                if let Some(index) = table.free() {
+                if let Some(index) = table.free(kind) {
                     table.used.insert(index);
                     return Ok(index);
                 }
-                let Some(index) = table.next(self.cidr.len()) else {
+                // No address is left: one that lies idle is made anew as the other kind.
+                let next = table.next(self.cidr.len());
+                let Some(index) = next.or_else(|| table.free(kind.other())) else {
                     break;
                 };
                 table.used.insert(index);
                 index
             };
-            let made = self.make(docker, index).await;
+            let made = self.make_as(docker, index, kind).await;
             let mut table = self.table.lock().await;
             match made {
                 Ok(()) => {
-                    table.made.insert(index);
+                    table.made.insert(index, kind);
                     return Ok(index);
                 }
                 Err(error) => {
@@ -140,10 +163,10 @@ impl Slots {
 
     /// Makes one for later when all that are made are used.
     pub(crate) async fn spare(&self, docker: &Docker) -> Result<(), RuntimeError> {
-        if self.table.lock().await.free().is_some() {
+        if self.table.lock().await.free(Kind::Open).is_some() {
             return Ok(());
         }
-        let index = self.take(docker).await?;
+        let index = self.take(docker, Kind::Open).await?;
         self.release(index).await;
         Ok(())
     }
@@ -193,15 +216,41 @@ impl Slots {
             .collect())
     }
 
-    async fn make_next(&self, docker: &Docker, table: &mut Table) -> Result<u32, RuntimeError> {
+    /// Name of a slot's network and bridge.
+    pub(crate) fn network(&self, slot: u32, kind: Kind) -> String {
+        match kind {
+            Kind::Open => self.instance.network(slot),
+            Kind::Closed => self.instance.closed_network(slot),
+        }
+    }
+
+    /// Addresses of a slot.
+    pub(crate) fn net(&self, slot: u32) -> Option<SlotNet> {
+        self.cidr.net(slot)
+    }
+
+    fn slot_of(&self, network: &str) -> Option<(u32, Kind)> {
+        let rest = network.strip_prefix(&self.instance.bridge_prefix())?;
+        match rest.strip_prefix('a') {
+            Some(index) => Some((index.parse().ok()?, Kind::Closed)),
+            None => Some((rest.parse().ok()?, Kind::Open)),
+        }
+    }
+
+    async fn make_next(
+        &self,
+        docker: &Docker,
+        table: &mut Table,
+        kind: Kind,
+    ) -> Result<u32, RuntimeError> {
         let mut last = None;
         for _ in 0..MAX_SKIPS {
             let Some(index) = table.next(self.cidr.len()) else {
                 break;
             };
-            match self.make(docker, index).await {
+            match self.make(docker, index, kind).await {
                 Ok(()) => {
-                    table.made.insert(index);
+                    table.made.insert(index, kind);
                     return Ok(index);
                 }
                 Err(error) => last = Some(self.not_made(table, index, error)?),
@@ -227,8 +276,19 @@ impl Slots {
         Ok(error.detail)
     }
 
-    async fn make(&self, docker: &Docker, index: u32) -> Result<(), RuntimeError> {
-        let name = self.instance.network(index);
+    /// Makes a slot that is this caller's, after removing it as what it was.
+    async fn make_as(&self, docker: &Docker, index: u32, kind: Kind) -> Result<(), RuntimeError> {
+        let old = self.table.lock().await.made.get(&index).copied();
+        if let Some(old) = old {
+            let name = self.network(index, old);
+            remove(docker, &name, &name).await?;
+            self.table.lock().await.made.remove(&index);
+        }
+        self.make(docker, index, kind).await
+    }
+
+    async fn make(&self, docker: &Docker, index: u32, kind: Kind) -> Result<(), RuntimeError> {
+        let name = self.network(index, kind);
         let net = self.cidr.net(index).ok_or_else(|| RuntimeError {
             reason: ErrorReason::OutOfSlots,
             detail: format!("slot {index} is outside slots_cidr"),
@@ -236,7 +296,11 @@ impl Slots {
         let options = [
             ("com.docker.network.bridge.name", name.as_str()),
             ("com.docker.network.bridge.enable_icc", "false"),
-            ("com.docker.network.bridge.enable_ip_masquerade", "true"),
+            (
+                "com.docker.network.bridge.enable_ip_masquerade",
+                // Of a closed slot nothing comes back either.
+                if kind == Kind::Open { "true" } else { "false" },
+            ),
         ];
         let labels = [
             (label::INSTANCE, self.instance.as_str().to_owned()),

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::runtime::{For, Handle, Inner, lock};
+use crate::slots::Kind;
 
 /// Looked at without an occasion this often: old ones go, demand fades.
 const LOOK: Duration = Duration::from_secs(15);
@@ -596,7 +597,7 @@ impl Inner {
     async fn unpark(self: Arc<Self>, docker: &Docker, handle: Handle) {
         let removed = self.discard(docker, &handle).await;
         if let Some(slot) = handle.slot.filter(|_| removed) {
-            self.slots.release(slot).await;
+            self.give_back(slot, handle.kind).await;
         }
         let mut state = self.standby.state();
         state.removing -= 1;
@@ -630,13 +631,17 @@ impl Inner {
     }
 
     /// A slot for a cold start; when there is none left, a standby gives its own.
-    pub(crate) async fn slot_for_a_job(&self, docker: &Docker) -> Result<u32, RuntimeError> {
+    pub(crate) async fn slot_for_a_job(
+        &self,
+        docker: &Docker,
+        kind: Kind,
+    ) -> Result<u32, RuntimeError> {
         let pool = &self.standby;
         let deadline = tokio::time::Instant::now() + SLOT;
         loop {
             // Asked for before the look, so that no slot is missed.
             let freed = pool.freed.notified();
-            let refusal = match self.slots.take(docker).await {
+            let refusal = match self.slots.take(docker, kind).await {
                 Err(error) if error.reason == agent_core::ErrorReason::OutOfSlots => error,
                 other => return other,
             };

@@ -153,6 +153,7 @@ mod tests {
             externals_volume: "ext".into(),
             tools_volume: "tools".into(),
             dns: vec![],
+            proxy: None,
             host_cpus: 1,
             cgroup_parent: String::new(),
             labels: vec![],

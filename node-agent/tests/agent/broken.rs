@@ -36,6 +36,7 @@ fn strict(image: &str) -> Value {
         externals_volume: String::new(),
         tools_volume: String::new(),
         dns: vec![],
+        proxy: None,
         host_cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
         cgroup_parent: String::new(),
         labels: vec![("longshore.test".into(), "broken".into())],

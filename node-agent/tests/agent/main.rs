@@ -4,6 +4,7 @@
 //! Podman. A missing engine is a failure, not a skip. Everything is found and
 //! removed by the labels of the agent under test.
 
+mod allowlist;
 mod broken;
 mod containers;
 mod disk;
@@ -75,6 +76,27 @@ mod walls_of_docker {
     async fn sandboxes_do_not_reach_each_other() {
         super::walls::sandboxes_do_not_reach_each_other(super::On::own_docker()).await
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rules_outlive_the_agent_and_changes_are_undone() {
+        super::walls::rules_outlive_the_agent_and_changes_are_undone(super::On::own_docker()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_what_is_listed_is_reached_and_only_by_the_proxy() {
+        super::allowlist::only_what_is_listed_is_reached_and_only_by_the_proxy(
+            super::On::own_docker(),
+        )
+        .await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_proxy_needs_no_agent_and_the_agent_a_living_proxy() {
+        super::allowlist::the_proxy_needs_no_agent_and_the_agent_a_living_proxy(
+            super::On::own_docker(),
+        )
+        .await
+    }
 }
 mod walls_of_podman {
     #[tokio::test(flavor = "multi_thread")]
@@ -85,6 +107,23 @@ mod walls_of_podman {
     #[tokio::test(flavor = "multi_thread")]
     async fn sandboxes_do_not_reach_each_other() {
         super::walls::sandboxes_do_not_reach_each_other(super::On::podman()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rules_outlive_the_agent_and_changes_are_undone() {
+        super::walls::rules_outlive_the_agent_and_changes_are_undone(super::On::podman()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_what_is_listed_is_reached_and_only_by_the_proxy() {
+        super::allowlist::only_what_is_listed_is_reached_and_only_by_the_proxy(super::On::podman())
+            .await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_proxy_needs_no_agent_and_the_agent_a_living_proxy() {
+        super::allowlist::the_proxy_needs_no_agent_and_the_agent_a_living_proxy(super::On::podman())
+            .await
     }
 }
 
@@ -259,11 +298,15 @@ async fn the_host_is_out_of_reach_only_because_of_the_rules_and_they_come_back(o
 async fn the_same_rules_hold_where_only_iptables_is(on: On) {
     let bench = Bench::start_with(&on, "wallip", &["--firewall", "iptables"]).await;
     let flush = format!("iptables -F {}-in", bench.table());
-    wall(&on, bench, &flush).await;
+    let denied = wall(&on, bench, &flush).await;
+    assert!(
+        !denied.known,
+        "iptables cannot tell, and that is said: {denied:?}"
+    );
 }
 
 /// A job that tries a port of the host again and again, before, without and after the rules.
-async fn wall(on: &On, mut bench: Bench, flush: &str) {
+async fn wall(on: &On, mut bench: Bench, flush: &str) -> pb::DeniedEgress {
     let runner = bench.name("wall");
     let wish = pb::LogSubscription {
         runner: runner.clone(),
@@ -298,8 +341,10 @@ async fn wall(on: &On, mut bench: Bench, flush: &str) {
         })
         .await;
     bench.exec(&runner, "touch /home/runner/_work/stop");
-    bench.phase(&runner, Phase::Exited).await;
+    let exited = bench.phase(&runner, Phase::Exited).await;
     bench.finish().await;
+    let denied = exited.exit.and_then(|exit| exit.denied);
+    denied.expect("it is told, or that it is not known")
 }
 
 async fn a_job_out_of_memory_and_a_missing_image_say_what_they_are(on: On) {

@@ -188,6 +188,7 @@ impl Alone {
             state_dir: folder.path().to_owned(),
             dns: vec![],
             firewall: FirewallTool::Auto,
+            allow_ranges: Vec::new(),
             min_free_disk: 0,
             pull: false,
             host_cpus: 2,

@@ -144,6 +144,13 @@ impl Bench {
         Self::start_in(on, test, tempfile::tempdir().unwrap(), extra).await
     }
 
+    /// The agent and what it starts take these for the host's `/etc/hosts`.
+    pub(crate) async fn start_knowing(on: &On, test: &str, hosts: &str, extra: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("hosts"), hosts).unwrap();
+        Self::start_in(on, test, dir, extra).await
+    }
+
     /// The agent's state and log are in this folder.
     pub(crate) async fn start_in(
         on: &On,
@@ -333,12 +340,22 @@ impl Bench {
         format!("{}={}", label::INSTANCE, self.instance().as_str())
     }
 
-    fn state_dir(&self) -> PathBuf {
+    pub(crate) fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
     }
 
     fn instance(&self) -> Instance {
         Instance::new(&self.node, &self.state_dir().to_string_lossy())
+    }
+
+    /// The rule that keeps open slots from the host itself.
+    pub(crate) fn wall(&self) -> String {
+        format!("\"{}*\" goto denied", self.instance().bridge_prefix())
+    }
+
+    /// The rule that forwards nothing from closed slots.
+    pub(crate) fn closed_wall(&self) -> String {
+        format!("\"{}*\" goto denied", self.instance().closed_prefix())
     }
 
     pub(crate) fn table(&self) -> String {
@@ -362,8 +379,7 @@ impl Bench {
             .open(self.dir.path().join("agent.log"))
             .unwrap();
         let child = self
-            .on
-            .command(env!("CARGO_BIN_EXE_longshore-agent"))
+            .agent_program()
             .args(self.arguments())
             .env("PATH", self.search_path())
             .env("LONGSHORE_LOG", "debug,hyper=info,h2=info,bollard=debug")
@@ -375,6 +391,22 @@ impl Bench {
         self.agent = Some(child);
         self.wait("the agent attaches", |seen| seen.attached > before)
             .await;
+    }
+
+    /// The agent in the engine's network namespace; with names of the test's own if it has some.
+    fn agent_program(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_longshore-agent");
+        let hosts = self.dir.path().join("hosts");
+        if !hosts.exists() {
+            return self.on.command(program);
+        }
+        let mut command = self.on.command("unshare");
+        command
+            .args(["-m", "sh", "-ec"])
+            .arg("mount --make-rprivate /; mount --bind \"$0\" /etc/hosts; exec \"$@\"")
+            .arg(hosts)
+            .arg(program);
+        command
     }
 
     pub(crate) fn kill_agent(&mut self) {
@@ -587,14 +619,15 @@ impl Bench {
     }
 
     /// Ends a runner and waits until it is forgotten.
-    pub(crate) async fn let_go(&mut self, runner: &str) {
+    pub(crate) async fn let_go(&mut self, runner: &str) -> pb::RunnerExit {
         self.wanted
             .insert(runner.to_owned(), kill("the test is over", Duration::ZERO));
         self.intend_wanted().await;
-        self.phase(runner, Phase::Exited).await;
+        let exited = self.phase(runner, Phase::Exited).await;
         self.wanted.remove(runner);
         self.intend_wanted().await;
         self.gone(runner).await;
+        exited.exit.expect("an end has an exit")
     }
 
     async fn intend_wanted(&mut self) {

@@ -6,26 +6,29 @@
 //! the cloud's metadata service, and one address that stands for the internet.
 
 use std::net::{TcpListener, UdpSocket};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use longshore_proto::v1::observed_runner::Phase;
+use longshore_proto::v1::runner_intent::Desired;
 
 use crate::namespaces::{Namespaces, command, within};
 use crate::on::{Kind, On};
 use crate::support::{Bench, run};
 
 const HOST_ON_LAN: &str = "192.168.77.1";
-const NEIGHBOUR: &str = "192.168.77.2";
-const RESOLVER: &str = "192.168.77.3";
-const METADATA: &str = "169.254.169.254";
-const INTERNET: &str = "203.0.113.7";
+pub(crate) const NEIGHBOUR: &str = "192.168.77.2";
+pub(crate) const RESOLVER: &str = "192.168.77.3";
+pub(crate) const METADATA: &str = "169.254.169.254";
+pub(crate) const INTERNET: &str = "203.0.113.7";
 const NEIGHBOUR_V6: &str = "fd77::2";
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Everything outside the machine, as far as the engine can tell.
-struct Outside {
-    _namespaces: Namespaces,
+pub(crate) struct Outside {
+    namespaces: Namespaces,
     on: On,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Drop for Outside {
@@ -40,7 +43,21 @@ impl Drop for Outside {
 }
 
 impl Outside {
-    fn put_up(on: &On) -> Self {
+    /// Process in its namespace.
+    pub(crate) fn pid(&self) -> u32 {
+        self.namespaces.pid()
+    }
+
+    pub(crate) fn put_up(on: &On) -> Self {
+        Self::put_up_with(on, &[53, 80])
+    }
+
+    /// Takes connections at these ports, whatever the address.
+    pub(crate) fn put_up_with(on: &On, ports: &[u16]) -> Self {
+        // The tests on Podman share one engine, and so its network: one outside at a time.
+        static ONE: Mutex<()> = Mutex::new(());
+        let turn = (on.kind() == Kind::Podman)
+            .then(|| ONE.lock().unwrap_or_else(|broken| broken.into_inner()));
         let namespaces = Namespaces::new("true");
         on.must(&format!(
             "ip link add out-e type veth peer name out-p netns {pid}
@@ -67,7 +84,7 @@ impl Outside {
         on.must(&format!(
             "ip route add {METADATA}/32 via {NEIGHBOUR}; ip route add {INTERNET}/32 via {NEIGHBOUR}"
         ));
-        for port in [53, 80] {
+        for port in ports.iter().copied() {
             serve(within(namespaces.pid(), move || {
                 TcpListener::bind(("::", port)).unwrap()
             }));
@@ -78,8 +95,9 @@ impl Outside {
             }));
         }
         Self {
-            _namespaces: namespaces,
+            namespaces,
             on: on.clone(),
+            _turn: turn,
         }
     }
 }
@@ -109,8 +127,13 @@ fn answer(socket: UdpSocket) {
 
 /// A job that stays, so that packets can be sent from its sandbox.
 async fn sandbox(bench: &mut Bench, what: &str) -> String {
+    let wanted = run(&bench.image());
+    sandbox_with(bench, what, wanted).await
+}
+
+pub(crate) async fn sandbox_with(bench: &mut Bench, what: &str, wanted: Desired) -> String {
     let runner = bench.name(what);
-    bench.want(&runner, run(&bench.image())).await;
+    bench.want(&runner, wanted).await;
     bench
         .register(
             &runner,
@@ -122,14 +145,14 @@ async fn sandbox(bench: &mut Bench, what: &str) -> String {
     runner
 }
 
-fn reaches(bench: &Bench, runner: &str, address: &str, port: u16) -> bool {
+pub(crate) fn reaches(bench: &Bench, runner: &str, address: &str, port: u16) -> bool {
     let line = format!(
         "if nc -w 2 {address} {port} </dev/null >/dev/null 2>&1; then echo reached; else echo denied; fi"
     );
     bench.exec(runner, &line).contains("reached")
 }
 
-fn resolves(bench: &Bench, runner: &str, resolver: &str) -> bool {
+pub(crate) fn resolves(bench: &Bench, runner: &str, resolver: &str) -> bool {
     let line = format!("nslookup -timeout=2 -retry=1 -type=a name.test {resolver} 2>&1; true");
     let said = bench.exec(runner, &line);
     let answered = said.contains("answer:");
@@ -142,7 +165,7 @@ fn resolves(bench: &Bench, runner: &str, resolver: &str) -> bool {
 }
 
 /// Removes the rules of the agent's table that hold all of these words.
-fn remove_rules(bench: &Bench, on: &On, chain: &str, words: &str) {
+pub(crate) fn remove_rules(bench: &Bench, on: &On, chain: &str, words: &str) {
     let table = bench.table();
     let listing = on.must(&format!("nft -a list chain inet {table} {chain}"));
     let handles: Vec<&str> = listing
@@ -158,9 +181,10 @@ fn remove_rules(bench: &Bench, on: &On, chain: &str, words: &str) {
 }
 
 /// Until the agent has put its whole table back.
-async fn until_restored(bench: &Bench, on: &On, whole: &str) {
+pub(crate) async fn until_restored(bench: &Bench, on: &On, whole: &str) {
     let begin = Instant::now();
-    while on.must(&format!("nft list table inet {}", bench.table())) != whole {
+    let list = format!("nft -t list table inet {} 2>&1 || true", bench.table());
+    while on.must(&list) != whole {
         assert!(begin.elapsed() < DEADLINE, "the table is not restored");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -171,7 +195,7 @@ pub(crate) async fn each_denial_is_one_rule(on: On) {
     let mut bench = Bench::start_with(&on, "deny", &["--dns", RESOLVER]).await;
     let runner = sandbox(&mut bench, "deny").await;
     let table = bench.table();
-    let whole = on.must(&format!("nft list table inet {table}"));
+    let whole = on.must(&format!("nft -t list table inet {table}"));
     let gateway = bench.gateway(&runner);
     serve(on.listen("0.0.0.0:8080"));
 
@@ -180,9 +204,9 @@ pub(crate) async fn each_denial_is_one_rule(on: On) {
     assert!(reaches(&bench, &runner, RESOLVER, 53), "its resolver");
     assert!(resolves(&bench, &runner, RESOLVER), "its resolver by UDP");
 
-    let wall = "drop";
-    let lan = "ip daddr 192.168.0.0/16 drop";
-    let metadata = "ip daddr 169.254.0.0/16 drop";
+    let wall = &bench.wall();
+    let lan = "ip daddr 192.168.0.0/16 goto denied";
+    let metadata = "ip daddr 169.254.0.0/16 goto denied";
     for (what, address, port, chain, rule) in [
         ("a neighbour", NEIGHBOUR, 80, "forward", lan),
         ("a foreign resolver", NEIGHBOUR, 53, "forward", lan),
@@ -212,7 +236,39 @@ pub(crate) async fn each_denial_is_one_rule(on: On) {
     until_restored(&bench, &on, &whole).await;
 
     version_6(&bench, &on, &runner, &whole).await;
-    bench.let_go(&runner).await;
+    let denied = bench.let_go(&runner).await.denied.expect("it is told");
+    assert!(denied.known, "nft counts by bridge");
+    for (address, protocol, port) in [
+        (NEIGHBOUR, "tcp", 80),
+        (NEIGHBOUR, "tcp", 53),
+        (NEIGHBOUR, "udp", 53),
+        (METADATA, "tcp", 80),
+        (HOST_ON_LAN, "tcp", 8080),
+        (NEIGHBOUR_V6, "tcp", 80),
+    ] {
+        let listed = denied.destinations.iter().find(|d| {
+            (d.destination.as_str(), d.protocol.as_str(), d.port) == (address, protocol, port)
+        });
+        let listed = listed.unwrap_or_else(|| panic!("{address} {port}/{protocol}: {denied:#?}"));
+        assert!(
+            listed.count > 0 && listed.reason == "firewall",
+            "{listed:?}"
+        );
+    }
+    let names: Vec<&str> = denied
+        .destinations
+        .iter()
+        .map(|d| &*d.destination)
+        .collect();
+    assert!(!names.contains(&INTERNET), "it was let through: {names:?}");
+    assert!(denied.total >= denied.destinations.iter().map(|d| d.count).sum());
+
+    // The next one on the same bridge begins at nothing.
+    let next = sandbox(&mut bench, "next").await;
+    assert_eq!(bench.gateway(&next), gateway, "the same slot");
+    let denied = bench.let_go(&next).await.denied.expect("it is told");
+    assert!(denied.known);
+    assert_eq!((denied.total, denied.destinations), (0, vec![]));
     bench.finish().await;
 }
 
@@ -247,9 +303,15 @@ async fn version_6(bench: &Bench, on: &On, runner: &str, whole: &str) {
             NEIGHBOUR_V6,
             80,
             "forward",
-            "meta nfproto ipv6 drop",
+            "meta nfproto ipv6 goto denied",
         ),
-        ("a service of the host", "fd77::1", 8086, "input", "drop"),
+        (
+            "a service of the host",
+            "fd77::1",
+            8086,
+            "input",
+            &bench.wall(),
+        ),
     ] {
         if port == 8086 {
             serve(on.listen("[fd77::1]:8086"));
@@ -288,7 +350,7 @@ pub(crate) async fn sandboxes_do_not_reach_each_other(on: On) {
 
     // Two rules deny it, and Docker's own isolation as well: each by itself.
     let range = format!(
-        "ip daddr {} drop",
+        "ip daddr {} goto denied",
         if address.starts_with("10.") {
             "10.0.0.0/8"
         } else {
@@ -297,6 +359,15 @@ pub(crate) async fn sandboxes_do_not_reach_each_other(on: On) {
     );
     bench.freeze_agent(true);
     remove_rules(&bench, &on, "forward", &range);
+    assert!(
+        !reaches(&bench, &one, &address, 8000),
+        "new connections to a sandbox"
+    );
+    assert!(
+        !reaches(&bench, &one, &address, 8000),
+        "what a bridge of ours sends to another"
+    );
+    remove_rules(&bench, &on, "forward", "oifname \"ls-*\" goto denied");
     assert!(
         !reaches(&bench, &one, &address, 8000),
         "new connections to a sandbox"
@@ -320,7 +391,7 @@ pub(crate) async fn sandboxes_do_not_reach_each_other(on: On) {
     bench.freeze_agent(false);
     let whole = |table: String| table.contains(&range) && table.contains("ct state new drop");
     let begin = Instant::now();
-    while !whole(on.must(&format!("nft list table inet {}", bench.table()))) {
+    while !whole(on.must(&format!("nft -t list table inet {}", bench.table()))) {
         assert!(begin.elapsed() < DEADLINE, "the table is not restored");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -373,7 +444,7 @@ pub(crate) async fn no_hand_over_while_the_table_is_gone(on: On) {
     std::fs::remove_file(&broken).unwrap();
     let exited = bench.phase(&runner, Phase::Exited).await;
     assert_eq!(exited.exit.expect("an exit").code, Some(0));
-    on.must(&format!("nft list table inet {}", bench.table()));
+    on.must(&format!("nft -t list table inet {}", bench.table()));
     bench
         .until_report(|report| {
             report
@@ -382,6 +453,50 @@ pub(crate) async fn no_hand_over_while_the_table_is_gone(on: On) {
                 .all(|c| c.kind != "firewall_missing")
         })
         .await;
+    bench.let_go(&runner).await;
+    bench.finish().await;
+}
+
+/// A dead agent leaves the host as closed as a living one, and a living one undoes changes.
+pub(crate) async fn rules_outlive_the_agent_and_changes_are_undone(on: On) {
+    let _outside = Outside::put_up(&on);
+    let mut bench = Bench::start_with(&on, "dead", &["--dns", RESOLVER]).await;
+    let runner = sandbox(&mut bench, "dead").await;
+    let table = bench.table();
+    let whole = on.must(&format!("nft -t list table inet {table}"));
+    let denied = |bench: &Bench| {
+        [(NEIGHBOUR, 80), (METADATA, 80), (HOST_ON_LAN, 8080)]
+            .iter()
+            .all(|(address, port)| !reaches(bench, &runner, address, *port))
+    };
+    serve(on.listen("0.0.0.0:8080"));
+    assert!(denied(&bench) && reaches(&bench, &runner, INTERNET, 80));
+
+    bench.kill_agent();
+    assert_eq!(on.must(&format!("nft -t list table inet {table}")), whole);
+    assert!(denied(&bench), "nobody watches, and nothing is open");
+    // That the rules are why: without them everything is.
+    on.must(&format!("nft delete table inet {table}"));
+    for (address, port) in [(NEIGHBOUR, 80), (METADATA, 80), (HOST_ON_LAN, 8080)] {
+        assert!(reaches(&bench, &runner, address, port), "{address}");
+    }
+    bench.start_agent().await;
+    until_restored(&bench, &on, &whole).await;
+    assert!(denied(&bench), "the next agent closes it again");
+
+    // One rule gone, and one too many ahead of all others.
+    remove_rules(
+        &bench,
+        &on,
+        "forward",
+        "ip daddr 192.168.0.0/16 goto denied",
+    );
+    until_restored(&bench, &on, &whole).await;
+    on.must(&format!("nft insert rule inet {table} forward accept"));
+    until_restored(&bench, &on, &whole).await;
+    on.must(&format!("nft insert rule inet {table} denied accept"));
+    until_restored(&bench, &on, &whole).await;
+    assert!(denied(&bench));
     bench.let_go(&runner).await;
     bench.finish().await;
 }

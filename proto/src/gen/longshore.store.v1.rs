@@ -255,6 +255,8 @@ pub struct Pool {
     pub bare_self_hosted: bool,
     #[prost(int32, tag = "20")]
     pub precedence: i32,
+    #[prost(string, repeated, tag = "21")]
+    pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Defaults {
@@ -290,7 +292,7 @@ pub struct Usage {
     #[prost(uint64, optional, tag = "5")]
     pub peak_gpu_memory_bytes: ::core::option::Option<u64>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Exit {
     #[prost(int32, optional, tag = "1")]
     pub code: ::core::option::Option<i32>,
@@ -300,6 +302,31 @@ pub struct Exit {
     pub detail: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "4")]
     pub usage: ::core::option::Option<Usage>,
+    #[prost(message, optional, tag = "5")]
+    pub denied: ::core::option::Option<DeniedEgress>,
+}
+/// Absent where the host could not tell.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeniedEgress {
+    #[prost(uint64, tag = "1")]
+    pub total: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub destinations: ::prost::alloc::vec::Vec<DeniedDestination>,
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeniedDestination {
+    #[prost(string, tag = "1")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub protocol: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    #[prost(uint64, tag = "4")]
+    pub count: u64,
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Generation {
@@ -550,6 +577,8 @@ pub struct RunnerPlaced {
     /// owner/name
     #[prost(string, optional, tag = "20")]
     pub repository: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "21")]
+    pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunnerRegistered {
@@ -593,7 +622,7 @@ pub struct RunnerDeregistered {
     #[prost(uint64, tag = "3")]
     pub at_ms: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunnerRetired {
     #[prost(string, tag = "1")]
     pub runner: ::prost::alloc::string::String,

@@ -198,7 +198,7 @@ pub struct Usage {
     pub peak_gpu_memory_bytes: ::core::option::Option<u64>,
 }
 /// How a runner ended.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RunnerExit {
     /// Exit code of the runner program; absent when it never ran.
     #[prost(int32, optional, tag = "1")]
@@ -211,6 +211,8 @@ pub struct RunnerExit {
     pub usage: ::core::option::Option<Usage>,
     #[prost(message, optional, tag = "5")]
     pub finished_at: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "6")]
+    pub denied: ::core::option::Option<DeniedEgress>,
 }
 /// Nested message and enum types in `RunnerExit`.
 pub mod runner_exit {
@@ -283,6 +285,39 @@ pub mod runner_exit {
             }
         }
     }
+}
+/// What a runner tried to reach and was not let.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeniedEgress {
+    /// False where the host cannot tell; everything else is empty then.
+    #[prost(bool, tag = "1")]
+    pub known: bool,
+    /// Packets that the firewall dropped, and requests that the egress proxy refused.
+    #[prost(uint64, tag = "2")]
+    pub total: u64,
+    /// Most tried first, at most 32.
+    #[prost(message, repeated, tag = "3")]
+    pub destinations: ::prost::alloc::vec::Vec<DeniedDestination>,
+    /// There were more destinations than are listed.
+    #[prost(bool, tag = "4")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeniedDestination {
+    /// An address; a host name where the egress proxy refused it.
+    #[prost(string, tag = "1")]
+    pub destination: ::prost::alloc::string::String,
+    /// tcp, udp, icmp, ... or a number; connect and http for the egress proxy.
+    #[prost(string, tag = "2")]
+    pub protocol: ::prost::alloc::string::String,
+    /// 0 where the protocol has none.
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    #[prost(uint64, tag = "4")]
+    pub count: u64,
+    /// Why: firewall, not_listed, private_address, sni_mismatch, ...
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AttachRequest {
@@ -451,6 +486,9 @@ pub struct RunnerSpec {
     /// Where GitHub registered it: <https://github.com/owner> or owner/repo form, for the log only.
     #[prost(string, tag = "10")]
     pub scope: ::prost::alloc::string::String,
+    /// For network_mode allowlist: what it may reach, as in Pool.
+    #[prost(string, repeated, tag = "11")]
+    pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopIfIdle {}
@@ -498,7 +536,7 @@ pub struct NodeReport {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Condition {
-    /// engine_down, disk_full, firewall_missing, clock_offset, image_unavailable.
+    /// engine_down, disk_full, firewall_missing, egress_down, clock_offset, image_unavailable.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
@@ -510,7 +548,7 @@ pub struct Condition {
     #[prost(string, tag = "4")]
     pub image: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ObservedRunner {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -1152,7 +1190,7 @@ pub struct ListWorkflowQueuesResponse {
     #[prost(map = "string, uint32", tag = "3")]
     pub filtered: ::std::collections::HashMap<::prost::alloc::string::String, u32>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Job {
     /// GitHub's job id.
     #[prost(uint64, tag = "1")]
@@ -1197,6 +1235,9 @@ pub struct Job {
     /// Absent until it ended.
     #[prost(message, optional, tag = "19")]
     pub ending: ::core::option::Option<JobEnding>,
+    /// What the job tried to reach and was not let; known after its runner ended.
+    #[prost(message, optional, tag = "20")]
+    pub denied: ::core::option::Option<DeniedEgress>,
 }
 /// Whose doing a job's end was.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1285,7 +1326,7 @@ pub struct GetJobRequest {
     #[prost(uint64, tag = "1")]
     pub id: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetJobResponse {
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<Job>,
@@ -1343,7 +1384,7 @@ pub struct Reason {
     #[prost(string, tag = "3")]
     pub unblocked_by: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Runner {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -1404,7 +1445,7 @@ pub struct GetRunnerRequest {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetRunnerResponse {
     #[prost(message, optional, tag = "1")]
     pub runner: ::core::option::Option<Runner>,
@@ -1419,7 +1460,7 @@ pub struct StopRunnerRequest {
     #[prost(string, tag = "3")]
     pub request_id: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StopRunnerResponse {
     #[prost(message, optional, tag = "1")]
     pub runner: ::core::option::Option<Runner>,
@@ -1670,6 +1711,11 @@ pub struct Pool {
     pub origin: ::prost::alloc::string::String,
     #[prost(uint32, tag = "21")]
     pub runners: u32,
+    /// For network_mode allowlist, required there: example.com, *.example.com,
+    /// example.com:8443, an IPv4 address, or the sets github and github-storage.
+    /// Without a port an entry means 80 and 443.
+    #[prost(string, repeated, tag = "22")]
+    pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListPoolsRequest {

@@ -728,6 +728,14 @@ fn missing_properties(pool: &Pool, node: &Node) -> Vec<Reason> {
                     "a node that offers {profile} (profiles in its agent's configuration, and profile_{profile} in longshore node describe says why not), or another profile for the pool"
                 ),
             )
+        } else if property == profile::EGRESS_ALLOWLIST {
+            (
+                format!(
+                    "pool {} has network mode allowlist, for which this node has no egress proxy",
+                    pool.name
+                ),
+                "install longshore-egress beside longshore-agent on the node; longshore node describe says what is in the way".to_owned(),
+            )
         } else if pool.required_properties.contains(property) {
             (
                 format!(

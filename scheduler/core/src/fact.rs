@@ -273,6 +273,7 @@ pub struct RunnerSpec {
     pub image: String,
     pub profile: String,
     pub network_mode: String,
+    pub allowed_domains: Vec<String>,
     pub platform: String,
     pub runner_group: Option<String>,
     pub idle_timeout_ms: u64,

@@ -268,6 +268,7 @@ impl Defaults {
             resources: self.resources,
             profile: "strict".to_owned(),
             network_mode: "open".to_owned(),
+            allowed_domains: Vec::new(),
             idle_floor: 0,
             maximum: 0,
             priority: Priority::Normal,

@@ -232,6 +232,8 @@ pub struct Pool {
     pub profile: String,
     /// `open`, `allowlist`, `none`.
     pub network_mode: String,
+    /// What runners of mode `allowlist` may reach.
+    pub allowed_domains: Vec<String>,
     pub idle_floor: u32,
     /// 0: no limit of its own.
     pub maximum: u32,
@@ -254,6 +256,55 @@ pub struct Exit {
     pub cause: String,
     pub detail: String,
     pub usage: Option<Usage>,
+    /// `None`: the node could not tell.
+    pub denied: Option<Denied>,
+}
+
+/// What a runner tried to reach and was not let. Bounded: see [`Denied::bound`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Denied {
+    /// Packets dropped and requests refused, listed or not.
+    pub total: u64,
+    /// Most tried first.
+    pub destinations: Vec<DeniedDestination>,
+    /// There were more than are listed.
+    pub more: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeniedDestination {
+    /// An address, or a host name where the egress proxy refused it.
+    pub destination: String,
+    pub protocol: String,
+    /// 0 where the protocol has none.
+    pub port: u16,
+    pub count: u64,
+    /// `firewall`, `not_listed`, ...
+    pub reason: String,
+}
+
+impl Denied {
+    /// Most destinations kept of one runner.
+    pub const DESTINATIONS: usize = 32;
+    /// Longest name kept: as long as DNS allows.
+    const NAME: usize = 253;
+
+    /// Cuts what a node said down to what is kept.
+    pub fn bound(mut self) -> Self {
+        self.more |= self.destinations.len() > Self::DESTINATIONS;
+        self.destinations.truncate(Self::DESTINATIONS);
+        for denied in &mut self.destinations {
+            for text in [
+                &mut denied.destination,
+                &mut denied.protocol,
+                &mut denied.reason,
+            ] {
+                text.retain(|c| c.is_ascii_graphic());
+                text.truncate(Self::NAME);
+            }
+        }
+        self
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -40,6 +40,9 @@ const EVERY: [&str; 23] = [
 /// What `strict` has beyond that.
 const STRICT: [&str; 1] = ["read_only_rootfs"];
 
+/// What network mode `allowlist` stands on: a slot that forwards nothing, and a proxy.
+pub(crate) const EGRESS_ALLOWLIST: &str = "egress_allowlist";
+
 const OFFER: &str = "profile_";
 
 /// Name of the property by which a node offers a profile.
@@ -75,6 +78,9 @@ pub fn of_a_full_node() -> BTreeSet<String> {
 pub(crate) fn missing(pool: &Pool, published: &BTreeSet<String>) -> BTreeSet<String> {
     let mut wanted = required(&pool.profile);
     wanted.extend(pool.required_properties.iter().cloned());
+    if pool.network_mode == "allowlist" {
+        wanted.insert(EGRESS_ALLOWLIST.to_owned());
+    }
     wanted.retain(|property| !published.contains(property));
     wanted
 }

@@ -11,8 +11,8 @@ use scheduler_core::{
     fact::PoolOrigin,
     input::Defaults,
     model::{
-        Admission, Capability, Exit, Gpu, JobPhase, Now, Placement, Pool, Priority, Resources,
-        Usage, UtcMillis,
+        Admission, Capability, Conclusion, Denied, DeniedDestination, Exit, Gpu, JobPhase, Now,
+        Placement, Pool, Priority, Resources, Usage, UtcMillis,
     },
 };
 use scheduler_store::{JobRow, RunnerRow, RunnerStage};
@@ -20,6 +20,7 @@ use scheduler_store::{JobRow, RunnerRow, RunnerStage};
 use super::vitals::Vital;
 use crate::{
     config::{
+        domains,
         pools::{admission, one_of, placement, priority},
         values::enough,
     },
@@ -97,6 +98,7 @@ pub fn job(fleet: &Fleet, job: &Job, reason: &str) -> v1::Job {
         usage: None,
         html_url: seen.html_url.clone(),
         ending: None,
+        denied: None,
     }
 }
 
@@ -125,6 +127,9 @@ pub fn job_row(row: &JobRow, runner: Option<&RunnerRow>) -> v1::Job {
         usage: runner.and_then(|runner| runner.usage).map(usage),
         html_url: row.html_url.clone(),
         ending: ending(row, runner),
+        denied: runner
+            .filter(|runner| runner.retired_at.is_some())
+            .map(|runner| denied(runner.denied.as_ref())),
     }
 }
 
@@ -150,6 +155,44 @@ fn ending(row: &JobRow, runner: Option<&RunnerRow>) -> Option<v1::JobEnding> {
         reason: ending.reason,
         detail: ending.detail,
         exit_code: ending.exit_code,
+    })
+}
+
+fn denied(denied: Option<&Denied>) -> v1::DeniedEgress {
+    let Some(denied) = denied else {
+        return v1::DeniedEgress::default();
+    };
+    let destination = |one: &DeniedDestination| v1::DeniedDestination {
+        destination: one.destination.clone(),
+        protocol: one.protocol.clone(),
+        port: u32::from(one.port),
+        count: one.count,
+        reason: one.reason.clone(),
+    };
+    v1::DeniedEgress {
+        known: true,
+        total: denied.total,
+        destinations: denied.destinations.iter().map(destination).collect(),
+        more: denied.more,
+    }
+}
+
+/// What a node said of a runner, cut to what is kept.
+fn denied_of(said: &v1::DeniedEgress) -> Option<Denied> {
+    let destination = |one: &v1::DeniedDestination| DeniedDestination {
+        destination: one.destination.clone(),
+        protocol: one.protocol.clone(),
+        port: u16::try_from(one.port).unwrap_or(0),
+        count: one.count,
+        reason: one.reason.clone(),
+    };
+    said.known.then(|| {
+        Denied {
+            total: said.total,
+            destinations: said.destinations.iter().map(destination).collect(),
+            more: said.more,
+        }
+        .bound()
     })
 }
 
@@ -217,6 +260,7 @@ pub fn runner_row(row: &RunnerRow) -> v1::Runner {
             .unwrap_or_default(),
         usage: row.usage.map(usage),
         finished_at: Some(time(at)),
+        denied: Some(denied(row.denied.as_ref())),
     });
     v1::Runner {
         name: row.name.to_string(),
@@ -326,6 +370,7 @@ pub fn exit_of(exit: &v1::RunnerExit) -> Exit {
             written_bytes: usage.written_bytes,
             peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
         }),
+        denied: exit.denied.as_ref().and_then(denied_of),
     }
 }
 
@@ -426,6 +471,7 @@ pub fn pool(pool: &Pool, origin: PoolOrigin, runners: u32, default_image: &str) 
         resources: Some(resources(pool.resources)),
         profile: pool.profile.clone(),
         network_mode: pool.network_mode.clone(),
+        allowed_domains: pool.allowed_domains.clone(),
         idle_floor: pool.idle_floor,
         maximum: pool.maximum,
         priority: match pool.priority {
@@ -506,6 +552,8 @@ pub fn pool_of(asked: &v1::Pool, defaults: &Defaults) -> Result<Pool, (&'static 
             &["open", "allowlist", "none"],
         )
         .map_err(at("pool.network_mode"))?,
+        allowed_domains: domains::list(&word(&asked.network_mode, "open"), &asked.allowed_domains)
+            .map_err(at("pool.allowed_domains"))?,
         idle_floor: asked.idle_floor,
         maximum: asked.maximum,
         priority: priority(&word(&asked.priority, "normal")).map_err(at("pool.priority"))?,

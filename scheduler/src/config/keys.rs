@@ -278,6 +278,7 @@ pub const POOL_KEYS: &[&str] = &[
     "gpus",
     "profile",
     "network_mode",
+    "allowed_domains",
     "idle_floor",
     "maximum",
     "priority",

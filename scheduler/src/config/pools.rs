@@ -6,6 +6,7 @@ use scheduler_core::{
 };
 
 use super::{
+    domains,
     keys::{POOL_KEYS, SHARE_KEYS},
     suggestion, values,
 };
@@ -31,6 +32,9 @@ pub(super) fn pools(
             if let Err(problem) = set(&mut pool, key, value) {
                 problems.push(format!("pool `{name}`: {problem}"));
             }
+        }
+        if let Err(problem) = domains::list(&pool.network_mode, &pool.allowed_domains) {
+            problems.push(format!("pool `{name}`: {problem}"));
         }
         pools.push(pool);
     }
@@ -70,6 +74,7 @@ fn set(pool: &mut Pool, key: &str, value: &toml::Value) -> Result<(), String> {
         "network_mode" => {
             pool.network_mode = one_of(key, &text(key, value)?, &["open", "allowlist", "none"])?
         }
+        "allowed_domains" => pool.allowed_domains = list(key, value)?,
         "idle_floor" => pool.idle_floor = number(key, value)?,
         "maximum" => pool.maximum = number(key, value)?,
         "priority" => pool.priority = priority(&text(key, value)?)?,

@@ -356,6 +356,7 @@ impl RunnerPatch {
                 exit_cause: None,
                 exit_detail: None,
                 usage: None,
+                denied: None,
             },
             (None, None) => return None,
         };
@@ -383,6 +384,7 @@ impl RunnerPatch {
             row.exit_cause = retired.exit.as_ref().map(|e| e.cause.clone());
             row.exit_detail = retired.detail();
             row.usage = retired.exit.as_ref().and_then(|e| e.usage);
+            row.denied = retired.exit.as_ref().and_then(|e| e.denied.clone());
         }
         Some(row)
     }

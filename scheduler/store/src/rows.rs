@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use scheduler_core::model::{JobId, JobPhase, Resources, RunnerName, Usage, UtcMillis};
+use scheduler_core::model::{Denied, JobId, JobPhase, Resources, RunnerName, Usage, UtcMillis};
 
 /// One page and where the next begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,7 @@ pub struct RunnerRow {
     pub exit_cause: Option<String>,
     pub exit_detail: Option<String>,
     pub usage: Option<Usage>,
+    pub denied: Option<Denied>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

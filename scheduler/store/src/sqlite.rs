@@ -5,6 +5,7 @@
 //! that goes away never leaves half a transaction behind.
 
 mod commit;
+mod denied;
 mod folder;
 mod read;
 mod snapshot;

@@ -152,6 +152,20 @@ async fn a_job_gets_a_runner_with_exactly_its_labels_and_the_history_keeps_its_u
     );
     let counted = "longshore_job_endings_total{kind=\"result\",reason=\"success\"}";
     assert_eq!(scheduler.metric(counted).await, 1.0);
+    let denied = job.denied.expect("what it was denied");
+    assert_eq!(
+        exit.denied.as_ref(),
+        Some(&denied),
+        "its runner says so too"
+    );
+    assert!(denied.known && denied.more, "eight were cut off");
+    assert_eq!((denied.total, denied.destinations.len()), (5_000, 32));
+    let first = &denied.destinations[0];
+    assert_eq!(
+        (first.destination.as_str(), first.port, first.count),
+        ("10.0.0.0[2J", 22, 100),
+        "nothing that moves a cursor is kept"
+    );
     assert_eq!(output(&scheduler, &name, false).await, "hello world\n");
     scheduler.shutdown().await;
 

@@ -199,6 +199,7 @@ impl Node {
                 peak_gpu_memory_bytes: None,
             }),
             finished_at: None,
+            denied: Some(denied()),
         });
         let runner = ObservedRunner {
             name: name.to_owned(),
@@ -210,5 +211,22 @@ impl Node {
             ..ObservedRunner::default()
         };
         self.report(vec![runner]).await;
+    }
+}
+
+/// More than is kept, with what does not belong into a name.
+pub(crate) fn denied() -> v1::DeniedEgress {
+    let destination = |n: u32| v1::DeniedDestination {
+        destination: format!("10.0.0.{n}\u{1b}[2J"),
+        protocol: "tcp".into(),
+        port: 22,
+        count: u64::from(100 - n),
+        reason: "firewall".into(),
+    };
+    v1::DeniedEgress {
+        known: true,
+        total: 5_000,
+        destinations: (0..40).map(destination).collect(),
+        more: false,
     }
 }

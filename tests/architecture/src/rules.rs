@@ -20,7 +20,11 @@ pub const PLACES: &[Place] = &[
     place("scheduler-store", &["scheduler-core", "longshore-proto"]),
     place("scheduler-github", &["scheduler-core"]),
     place("scheduler-dashboard", &[]),
-    place("agent-docker", &["agent-core", "agent-probe"]),
+    place(
+        "agent-docker",
+        &["agent-core", "agent-egress", "agent-probe"],
+    ),
+    place("agent-egress", &["agent-core"]),
     place("agent-probe", &[]),
     place("agent-detect", &["agent-core"]),
     place(
@@ -40,6 +44,7 @@ pub const PLACES: &[Place] = &[
             "agent-core",
             "agent-detect",
             "agent-docker",
+            "agent-egress",
             "longshore-proto",
         ],
     ),
@@ -111,6 +116,7 @@ pub const FENCES: &[Fence] = &[
             "agent-core",
             "agent-docker",
             "agent-detect",
+            "agent-egress",
             "longshore-agent",
         ],
         because: "only the node agent touches a container engine",
@@ -121,6 +127,7 @@ pub const FENCES: &[Fence] = &[
             "agent-core",
             "agent-docker",
             "agent-detect",
+            "agent-egress",
         ],
         never: &[
             "octocrab",
@@ -131,6 +138,11 @@ pub const FENCES: &[Fence] = &[
             "sqlx",
         ],
         because: "no GitHub credential can reach a host, not even by mistake",
+    },
+    Fence {
+        packages: &["agent-egress"],
+        never: &["bollard", "tonic", "longshore-proto", "agent-docker"],
+        because: "what reads a job's bytes knows neither engine nor scheduler",
     },
     Fence {
         packages: &["longshore-client", "longshore", "longshore-mcp"],

@@ -370,6 +370,7 @@ impl Bench {
                         cause: "finished".to_owned(),
                         detail: String::new(),
                         usage: None,
+                        denied: None,
                     }),
                     error: None,
                 }

@@ -282,6 +282,7 @@ impl Story {
                                 cause: "finished".to_owned(),
                                 detail: String::new(),
                                 usage: None,
+                                denied: None,
                             }),
                             error: None,
                         }

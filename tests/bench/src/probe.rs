@@ -29,6 +29,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         state_dir: folder.path().to_owned(),
         dns: resolvers_of(&resolvers),
         firewall: FirewallTool::Auto,
+        allow_ranges: Vec::new(),
         min_free_disk: 0,
         pull: false,
         host_cpus: std::thread::available_parallelism()?.get() as u32,
@@ -75,6 +76,7 @@ fn spec(profile: Profile, network: &str) -> RunnerSpec {
         },
         gpu_uuids: vec![],
         network_mode: network.into(),
+        allowed_domains: Vec::new(),
         platform: match std::env::consts::ARCH {
             "aarch64" => "linux/arm64".into(),
             _ => "linux/amd64".into(),

@@ -251,6 +251,7 @@ impl World {
             ended,
             usage: None,
             finished_utc_ms: self.utc(),
+            denied: None,
         };
         self.done(n, 20, 500, Happened::Collected { runner, outcome });
     }

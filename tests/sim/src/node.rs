@@ -489,6 +489,7 @@ fn to_intent(intent: NodeIntent) -> Intent {
                 },
                 gpu_uuids: placed.gpu_uuids.clone(),
                 network_mode: placed.network_mode.clone(),
+                allowed_domains: placed.allowed_domains.clone(),
                 platform: placed.platform.clone(),
                 lifetime_ms: placed.lifetime_ms,
                 traceparent: placed.traceparent.clone().unwrap_or_default(),
@@ -554,6 +555,7 @@ fn observed(runner: agent_core::ObservedRunner) -> ObservedRunner {
                 written_bytes: usage.written_bytes,
                 peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
             }),
+            denied: None,
         }),
         error: runner
             .error

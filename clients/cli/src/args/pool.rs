@@ -111,6 +111,9 @@ pub(crate) struct Set {
     /// Network mode of the sandbox
     #[arg(long, value_name = "MODE")]
     pub(crate) network_mode: Option<String>,
+    /// What runners of network mode allowlist may reach, repeatable; '' means none
+    #[arg(long = "allow-domain", value_name = "DOMAIN", value_delimiter = ',')]
+    pub(crate) allowed_domains: Option<Vec<String>>,
     /// Runners kept idle
     #[arg(long, value_name = "N")]
     pub(crate) idle_floor: Option<u32>,

@@ -81,6 +81,7 @@ fn changed(mut pool: v1::Pool, set: Set) -> v1::Pool {
     replace_list(&mut pool.labels, set.labels);
     replace_list(&mut pool.repositories, set.repositories);
     replace_list(&mut pool.required_properties, set.required_properties);
+    replace_list(&mut pool.allowed_domains, set.allowed_domains);
     let policy = |p: Option<crate::args::pool::Policy>| p.map(|p| p.word().to_owned());
     replace(
         &mut pool.public_repositories,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use longshore_proto::v1;
 use serde::Serialize;
 
-use super::{none_if_empty, time};
+use super::{Denied, none_if_empty, time};
 use crate::output::{Described, Listed, Page};
 use crate::units;
 
@@ -33,6 +33,7 @@ pub(crate) struct Job {
     peak_gpu_memory_bytes: Option<u64>,
     ending: Option<Ending>,
     html_url: String,
+    denied: Option<Denied>,
     #[serde(skip)]
     queued: Option<prost_types::Timestamp>,
 }
@@ -110,6 +111,7 @@ impl From<v1::Job> for Job {
             peak_gpu_memory_bytes: usage.as_ref().and_then(|u| u.peak_gpu_memory_bytes),
             ending: j.ending.map(Ending::from),
             html_url: j.html_url,
+            denied: j.denied.map(Denied::from),
             queued: j.queued_at,
         }
     }
@@ -202,6 +204,9 @@ impl Described for Job {
             page.line("Peak GPU memory", units::show_bytes(bytes));
         }
         page.line("Page", self.html_url.clone());
+        if let Some(denied) = &self.denied {
+            denied.show(page);
+        }
     }
 
     fn name(&self) -> String {

@@ -31,6 +31,7 @@ pub(crate) struct Pool {
     lifetime_seconds: Option<f64>,
     bare_self_hosted: bool,
     runners: u32,
+    allowed_domains: Vec<String>,
 }
 
 impl From<v1::Pool> for Pool {
@@ -57,6 +58,7 @@ impl From<v1::Pool> for Pool {
             lifetime_seconds: p.lifetime.as_ref().map(units::seconds),
             bare_self_hosted: p.bare_self_hosted,
             runners: p.runners,
+            allowed_domains: p.allowed_domains,
         }
     }
 }
@@ -134,6 +136,7 @@ impl Described for Pool {
         page.line("One runner", self.resources.text());
         page.line("Profile", self.profile.clone());
         page.line("Network mode", self.network_mode.clone());
+        page.line("Allowed domains", self.allowed_domains.join(", "));
         page.line("Idle floor", self.idle_floor.to_string());
         page.line("Maximum", limit(self.maximum));
         page.line("Priority", self.priority.clone());

@@ -5,7 +5,7 @@ use longshore_proto::v1;
 use longshore_proto::v1::runner_exit::Cause;
 use serde::Serialize;
 
-use super::{Resources, none_if_empty, time};
+use super::{Denied, Resources, none_if_empty, time};
 use crate::output::{Described, Listed, Page};
 use crate::units;
 
@@ -46,6 +46,7 @@ struct Exit {
     read_bytes: Option<u64>,
     written_bytes: Option<u64>,
     peak_gpu_memory_bytes: Option<u64>,
+    denied: Denied,
 }
 
 impl From<v1::Runner> for Container {
@@ -87,6 +88,7 @@ impl From<v1::RunnerExit> for Exit {
             read_bytes: usage.as_ref().and_then(|u| u.read_bytes),
             written_bytes: usage.as_ref().and_then(|u| u.written_bytes),
             peak_gpu_memory_bytes: usage.as_ref().and_then(|u| u.peak_gpu_memory_bytes),
+            denied: e.denied.unwrap_or_default().into(),
         }
     }
 }
@@ -173,6 +175,11 @@ impl Described for Container {
         page.line("State", self.state.clone());
         page.line("Node", self.node.clone());
         page.line("Job", self.job());
+        if let Some(exit) = &self.exit {
+            page.line("Ended", exit.cause.to_owned());
+            page.line("Because", exit.detail.clone().unwrap_or_default());
+            exit.denied.show(page);
+        }
     }
 
     fn name(&self) -> String {

@@ -202,7 +202,29 @@ fn finished_job(base: i64) -> v1::Job {
             exit_code: Some(137),
         }),
         html_url: "https://github.com/acme/api/actions/runs/12/job/102".into(),
+        denied: Some(denied()),
         ..Default::default()
+    }
+}
+
+fn denied() -> v1::DeniedEgress {
+    let destination =
+        |name: &str, protocol: &str, port, count, reason: &str| v1::DeniedDestination {
+            destination: name.into(),
+            protocol: protocol.into(),
+            port,
+            count,
+            reason: reason.into(),
+        };
+    v1::DeniedEgress {
+        known: true,
+        total: 12,
+        destinations: vec![
+            destination("169.254.169.254", "tcp", 80, 6, "firewall"),
+            destination("evil.example", "connect", 443, 2, "not_listed"),
+            destination("10.0.0.1", "icmp", 0, 1, "firewall"),
+        ],
+        more: true,
     }
 }
 
@@ -293,6 +315,7 @@ fn gone_runner(base: i64) -> v1::Runner {
             detail: "killed at 4 GiB".into(),
             usage: None,
             finished_at: at(base + 62),
+            denied: Some(denied()),
         }),
         ..Default::default()
     }

@@ -38,6 +38,7 @@ fn job() -> Job {
             externals_volume: "externals".into(),
             tools_volume: "tools".into(),
             dns: vec!["9.9.9.9".into()],
+            proxy: None,
             host_cpus: 2,
             cgroup_parent: "/longshore/x".into(),
             labels: vec![],
@@ -290,6 +291,7 @@ fn a_sibling_is_held_as_the_job_is() {
         },
         platform: "linux/amd64".into(),
         network: sandbox::Network::Open,
+        allowed_domains: vec![],
         lifetime_ms: 0,
     };
     let place = Place {

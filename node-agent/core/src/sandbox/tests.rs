@@ -20,6 +20,7 @@ fn request() -> Request {
         },
         platform: "linux/amd64".into(),
         network: Network::Open,
+        allowed_domains: vec![],
         lifetime_ms: 0,
     }
 }
@@ -33,6 +34,7 @@ fn place() -> Place {
         externals_volume: "externals".into(),
         tools_volume: "tools".into(),
         dns: vec!["9.9.9.9".into()],
+        proxy: None,
         host_cpus: 3,
         cgroup_parent: "/longshore/x".into(),
         labels: vec![("longshore.node".into(), "n".into())],
@@ -359,6 +361,53 @@ fn the_hand_over_is_stdin_and_nothing_else() {
 }
 
 #[test]
+fn an_allow_listed_sandbox_is_told_its_proxy_and_asks_no_resolver() {
+    let asked = Request {
+        network: Network::Allowlist,
+        allowed_domains: vec!["example.com".into()],
+        ..request()
+    };
+    let place = Place {
+        network: "ls-0a1b2c-a7".into(),
+        proxy: Some("http://10.231.0.57:3128".into()),
+        ..place()
+    };
+    let s = of(&asked, &place);
+    assert_eq!(s.network_mode, "ls-0a1b2c-a7");
+    assert_eq!(s.dns, ["127.0.0.1"], "else the engine asks the host's");
+    for name in ["http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"] {
+        assert!(
+            s.env.contains(&format!("{name}=http://10.231.0.57:3128")),
+            "{name}"
+        );
+    }
+    let strict = strict(&request(), &self::place());
+    assert!(
+        !strict
+            .env
+            .iter()
+            .any(|set| set.to_lowercase().contains("proxy"))
+    );
+}
+
+#[test]
+fn an_allow_list_that_means_nothing_is_refused() {
+    let spec = |domains: &[&str]| RunnerSpec {
+        image: "i".into(),
+        platform: "linux/amd64".into(),
+        network_mode: "allowlist".into(),
+        allowed_domains: domains.iter().map(|d| (*d).to_owned()).collect(),
+        resources: request().resources,
+        ..RunnerSpec::default()
+    };
+    assert!(Request::from_spec(&spec(&["github", "*.example.com"])).is_ok());
+    for wrong in [&[][..], &["com"], &["http://a.test"]] {
+        let refused = Request::from_spec(&spec(wrong));
+        assert!(matches!(refused, Err(Refusal::Domains(_))), "{wrong:?}");
+    }
+}
+
+#[test]
 fn network_none_has_neither_network_nor_resolver() {
     let s = strict(
         &Request {
@@ -482,7 +531,15 @@ fn any_spec() -> impl Strategy<Value = RunnerSpec> {
                 "nested",
                 "privileged",
             ]),
-            word(&["", "open", "none", "host", "container:x", "bridge"]),
+            word(&[
+                "",
+                "open",
+                "none",
+                "allowlist",
+                "host",
+                "container:x",
+                "bridge",
+            ]),
             word(&["linux/amd64", "linux/arm64", "linux/arm/v7"]),
         ),
         (any::<u32>(), any::<u64>(), 0u32..2, any::<u64>()),
@@ -503,6 +560,11 @@ fn any_spec() -> impl Strategy<Value = RunnerSpec> {
                     image,
                     profile,
                     network_mode,
+                    allowed_domains: words
+                        .iter()
+                        .map(|word| format!("*.{word}.test"))
+                        .take(usize::from(lifetime_ms % 2 == 0))
+                        .collect(),
                     platform,
                     resources: Resources {
                         cpu_millis: cpu,

@@ -384,6 +384,7 @@ impl World {
                 cause: cause.to_owned(),
                 detail: String::new(),
                 usage: None,
+                denied: None,
             });
         })
     }

@@ -112,6 +112,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 },
                 usage: past.usage,
                 ending: past.ending,
+                denied: past.denied,
                 ..live
             }),
             (Some(job), None) | (None, Some(job)) => Ok(job),

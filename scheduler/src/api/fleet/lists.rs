@@ -55,6 +55,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                     },
                     usage: past.usage,
                     ending: past.ending,
+                    denied: past.denied,
                     ..live
                 },
                 None => past,

@@ -7,8 +7,9 @@ use scheduler_core::{
     fact::{PoolOrigin, RetireReason, StopReason},
     input::{Defaults, Deregistration, ObservedPhase},
     model::{
-        Admission, Capability, Conclusion, Condition, Exit, Generation, Gpu, JobPhase, Origin,
-        Placement, Pool, PoolName, Priority, Repository, Resources, Scope, Usage,
+        Admission, Capability, Conclusion, Condition, Denied, DeniedDestination, Exit, Generation,
+        Gpu, JobPhase, Origin, Placement, Pool, PoolName, Priority, Repository, Resources, Scope,
+        Usage,
     },
 };
 
@@ -314,6 +315,7 @@ pub(super) fn pool(pool: &Pool) -> stored::Pool {
         resources: Some(resources(pool.resources)),
         profile: pool.profile.clone(),
         network_mode: pool.network_mode.clone(),
+        allowed_domains: pool.allowed_domains.clone(),
         idle_floor: pool.idle_floor,
         maximum: pool.maximum,
         priority: priority(pool.priority),
@@ -340,6 +342,7 @@ pub(super) fn pool_back(pool: Option<stored::Pool>) -> Result<Pool, Hole> {
         resources: resources_back(pool.resources),
         profile: pool.profile,
         network_mode: pool.network_mode,
+        allowed_domains: pool.allowed_domains,
         idle_floor: pool.idle_floor,
         maximum: pool.maximum,
         priority: priority_back(pool.priority)?,
@@ -393,6 +396,37 @@ pub(super) fn exit(exit: &Exit) -> stored::Exit {
             written_bytes: usage.written_bytes,
             peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
         }),
+        denied: exit.denied.as_ref().map(denied),
+    }
+}
+
+fn denied(denied: &Denied) -> stored::DeniedEgress {
+    let destination = |one: &DeniedDestination| stored::DeniedDestination {
+        destination: one.destination.clone(),
+        protocol: one.protocol.clone(),
+        port: u32::from(one.port),
+        count: one.count,
+        reason: one.reason.clone(),
+    };
+    stored::DeniedEgress {
+        total: denied.total,
+        destinations: denied.destinations.iter().map(destination).collect(),
+        more: denied.more,
+    }
+}
+
+fn denied_back(denied: stored::DeniedEgress) -> Denied {
+    let destination = |one: stored::DeniedDestination| DeniedDestination {
+        destination: one.destination,
+        protocol: one.protocol,
+        port: u16::try_from(one.port).unwrap_or(0),
+        count: one.count,
+        reason: one.reason,
+    };
+    Denied {
+        total: denied.total,
+        destinations: denied.destinations.into_iter().map(destination).collect(),
+        more: denied.more,
     }
 }
 
@@ -408,6 +442,7 @@ pub(super) fn exit_back(exit: stored::Exit) -> Exit {
             written_bytes: usage.written_bytes,
             peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
         }),
+        denied: exit.denied.map(denied_back),
     }
 }
 

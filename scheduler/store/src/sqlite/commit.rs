@@ -305,14 +305,15 @@ WITH p AS (
            value ->> 'exit_code' AS exit_code, value ->> 'exit_cause' AS exit_cause,
            value ->> 'exit_detail' AS exit_detail, value ->> 'cpu_ns' AS cpu_ns,
            value ->> 'peak_memory' AS peak_memory, value ->> 'read_bytes' AS read_bytes,
-           value ->> 'written_bytes' AS written_bytes, value ->> 'gpu_memory' AS gpu_memory
+           value ->> 'written_bytes' AS written_bytes, value ->> 'gpu_memory' AS gpu_memory,
+           value ->> 'denied' AS denied
     FROM json_each(?1)
 )
 INSERT INTO runners (name, node, pool, scope, repository, labels, cpu_millis, memory_bytes, gpus,
                      gpu_uuids, image, profile, stage, github_id, container_id, job, placed_at,
                      registered_at, online_at, busy_at, stopping_at, stop_reason, retired_at,
                      retire_reason, exit_code, exit_cause, exit_detail, cpu_ns, peak_memory,
-                     read_bytes, written_bytes, gpu_memory)
+                     read_bytes, written_bytes, gpu_memory, denied)
 SELECT p.name, coalesce(r.node, p.node), coalesce(r.pool, p.pool), coalesce(r.scope, p.scope),
        coalesce((SELECT j.repository FROM jobs j WHERE j.id = p.job),
                 CASE WHEN r.name IS NULL THEN p.repository ELSE r.repository END),
@@ -339,7 +340,8 @@ SELECT p.name, coalesce(r.node, p.node), coalesce(r.pool, p.pool), coalesce(r.sc
        CASE WHEN r.retired_at IS NULL THEN p.peak_memory ELSE r.peak_memory END,
        CASE WHEN r.retired_at IS NULL THEN p.read_bytes ELSE r.read_bytes END,
        CASE WHEN r.retired_at IS NULL THEN p.written_bytes ELSE r.written_bytes END,
-       CASE WHEN r.retired_at IS NULL THEN p.gpu_memory ELSE r.gpu_memory END
+       CASE WHEN r.retired_at IS NULL THEN p.gpu_memory ELSE r.gpu_memory END,
+       CASE WHEN r.retired_at IS NULL THEN p.denied ELSE r.denied END
 FROM p LEFT JOIN runners r ON r.name = p.name
 WHERE p.node IS NOT NULL OR r.name IS NOT NULL
 ON CONFLICT (name) DO UPDATE SET
@@ -352,7 +354,8 @@ ON CONFLICT (name) DO UPDATE SET
     exit_cause = excluded.exit_cause, exit_detail = excluded.exit_detail,
     cpu_ns = excluded.cpu_ns, peak_memory = excluded.peak_memory,
     read_bytes = excluded.read_bytes, written_bytes = excluded.written_bytes,
-    gpu_memory = excluded.gpu_memory";
+    gpu_memory = excluded.gpu_memory,
+    denied = excluded.denied";
 
 #[derive(Default, Serialize)]
 struct JobJson<'a> {
@@ -454,6 +457,7 @@ struct RunnerJson<'a> {
     read_bytes: Option<i64>,
     written_bytes: Option<i64>,
     gpu_memory: Option<i64>,
+    denied: Option<String>,
 }
 
 fn runner_rows(patches: &Patches) -> Result<Option<String>, Error> {
@@ -509,6 +513,10 @@ fn runner_row<'a>(name: &'a RunnerName, patch: &'a RunnerPatch) -> Result<Runner
         row.read_bytes = usage.and_then(|u| u.read_bytes).map(signed);
         row.written_bytes = usage.and_then(|u| u.written_bytes).map(signed);
         row.gpu_memory = usage.and_then(|u| u.peak_gpu_memory_bytes).map(signed);
+        let denied = retired.exit.as_ref().and_then(|exit| exit.denied.as_ref());
+        row.denied = denied
+            .map(|denied| json(&super::denied::row(denied)))
+            .transpose()?;
     }
     Ok(row)
 }

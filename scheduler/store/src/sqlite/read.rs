@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scheduler_core::model::{JobId, JobPhase, Resources, RunnerName, Usage, UtcMillis};
+use scheduler_core::model::{Denied, JobId, JobPhase, Resources, RunnerName, Usage, UtcMillis};
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::{Shared, signed, unsigned};
@@ -241,7 +241,18 @@ fn runner_row(row: &SqliteRow) -> Result<RunnerRow, sqlx::Error> {
             written_bytes,
             peak_gpu_memory_bytes,
         }),
+        denied: denied(row)?,
     })
+}
+
+fn denied(row: &SqliteRow) -> Result<Option<Denied>, sqlx::Error> {
+    let text: Option<&str> = row.try_get("denied")?;
+    let read = text.map(serde_json::from_str).transpose();
+    let row: Option<super::denied::Row> = read.map_err(|e| sqlx::Error::ColumnDecode {
+        index: "denied".to_owned(),
+        source: e.into(),
+    })?;
+    Ok(row.map(super::denied::back))
 }
 
 /// A number that may be absent: a time or an id.

@@ -415,6 +415,7 @@ async fn a_runner_is_shown_through_its_life(store: &impl Store) {
     assert_eq!(row.exit_code, Some(-9));
     assert_eq!(row.exit_cause.as_deref(), Some("out_of_memory"));
     assert_eq!(row.usage, exit().usage);
+    assert_eq!(row.denied, exit().denied);
     let alive = store.runners(RunnerQuery::default()).await.expect("alive");
     assert!(alive.items.is_empty());
 }

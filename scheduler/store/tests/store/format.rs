@@ -62,7 +62,21 @@ fn a_new_reader_reads_the_bytes_of_format_1() {
     let bytes = data("facts-format-1.bin", || format::encode(5, &every_fact()));
     let (first, facts) = format::decode(&bytes).expect("decode");
     assert_eq!(first, 5);
-    assert_eq!(facts, every_fact());
+    assert_eq!(facts, without_later_fields(every_fact()));
+}
+
+/// What was added after the bytes of format 1 were written reads as absent.
+fn without_later_fields(mut facts: Vec<Fact>) -> Vec<Fact> {
+    for fact in &mut facts {
+        match fact {
+            Fact::RunnerRetired {
+                exit: Some(exit), ..
+            } => exit.denied = None,
+            Fact::PoolSet { pool, .. } => pool.allowed_domains.clear(),
+            _ => {}
+        }
+    }
+    facts
 }
 
 #[test]

@@ -6,9 +6,9 @@ use scheduler_core::{
     fact::{Fact, PoolOrigin, RetireReason, RunnerPlaced, RunnerSpec, StopReason},
     input::{Defaults, Deregistration, JobSeen, ObservedPhase},
     model::{
-        Admission, Capability, Conclusion, Condition, CredentialName, Exit, Generation, Gpu, JobId,
-        JobPhase, NodeName, Origin, Placement, Pool, PoolName, Priority, Repository, Resources,
-        RunnerName, Scope, Usage,
+        Admission, Capability, Conclusion, Condition, CredentialName, Denied, DeniedDestination,
+        Exit, Generation, Gpu, JobId, JobPhase, NodeName, Origin, Placement, Pool, PoolName,
+        Priority, Repository, Resources, RunnerName, Scope, Usage,
     },
 };
 
@@ -116,6 +116,7 @@ pub(crate) fn placed(name: &str, node: &str, at: u64) -> RunnerPlaced {
             image: "ghcr.io/actions/runner@sha256:1".into(),
             profile: "strict".into(),
             network_mode: "open".into(),
+            allowed_domains: vec![],
             platform: "linux/amd64".into(),
             runner_group: Some("builders".into()),
             idle_timeout_ms: 300_000,
@@ -149,6 +150,17 @@ pub(crate) fn exit() -> Exit {
             read_bytes: Some(5 << 30),
             written_bytes: Some(6 << 30),
             peak_gpu_memory_bytes: Some(7 << 30),
+        }),
+        denied: Some(Denied {
+            total: 9,
+            destinations: vec![DeniedDestination {
+                destination: "10.0.0.9".into(),
+                protocol: "tcp".into(),
+                port: 22,
+                count: 7,
+                reason: "firewall".into(),
+            }],
+            more: true,
         }),
     }
 }
@@ -207,6 +219,7 @@ fn pool() -> Pool {
         },
         profile: "strict".into(),
         network_mode: "allowlist".into(),
+        allowed_domains: vec!["github".into(), "*.example.com".into()],
         idle_floor: 1,
         maximum: 7,
         priority: Priority::High,
