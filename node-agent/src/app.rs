@@ -8,7 +8,7 @@ use std::time::Duration;
 use agent_core::firewall::resolvers_of;
 use agent_core::names::Instance;
 use agent_detect::properties::{Property, State};
-use agent_detect::{Engine, Host, Limits, assemble};
+use agent_detect::{Engine, Host, Limits, Standing, assemble, offer};
 use agent_docker::{DockerRuntime, EngineFacts};
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::driver::{Driver, INPUTS, Outlets, Snapshot};
 use crate::findings::Findings;
+use crate::gpus::Gpus;
 use crate::link::Link;
 use crate::logstore::LogStore;
 use crate::push::Push;
@@ -95,12 +96,13 @@ pub fn engine_of(facts: EngineFacts) -> Engine {
 
 /// What this host offers, as JSON.
 pub async fn detect(config: &Config) -> anyhow::Result<String> {
-    let host = agent_detect::host();
+    let host = agent_detect::host(&config.probe_root);
     let (engine, problem) = match DockerRuntime::detect(&config.engine_socket).await {
         Ok(facts) => (Some(engine_of(facts)), None),
         Err(error) => (None, Some(error.detail)),
     };
-    let capability = assemble(&host, engine.as_ref(), &limits(config), &[]);
+    let gpus = offer(host.nvidia.clone(), &Standing::default());
+    let capability = assemble(&host, engine.as_ref(), &limits(config), &gpus);
     let value =
         serde_json::json!({ "capability": capability, "host": host, "engine_problem": problem });
     Ok(serde_json::to_string_pretty(&value)?)
@@ -110,7 +112,9 @@ pub async fn detect(config: &Config) -> anyhow::Result<String> {
 pub async fn purge(config: &Config) -> anyhow::Result<()> {
     StateFile::open(&config.state_dir)?;
     let _lock = lock(&config.state_dir)?;
-    runtime(config, &agent_detect::host()).purge().await?;
+    runtime(config, &agent_detect::host(&config.probe_root))
+        .purge()
+        .await?;
     Ok(())
 }
 
@@ -140,7 +144,7 @@ fn limits(config: &Config) -> Limits {
 
 /// Runs the agent until `stop`.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let host = agent_detect::host();
+    let host = agent_detect::host(&config.probe_root);
     let state = StateFile::open(&config.state_dir)?;
     let _lock = lock(&config.state_dir)?;
     let logs =
@@ -150,12 +154,14 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let clock = Clock::system();
     let limits = limits(&config);
     let facts = runtime.clone();
+    let gpus = Gpus::new(runtime.clone(), host.nvidia.clone());
+    let known = gpus.clone();
     let findings = Arc::new(Findings::open(&config.state_dir));
     let seen = findings.clone();
     let boot = boot_id();
     let fingerprint = Box::new(move || {
         let engine = facts.facts().map(engine_of);
-        let mut found = assemble(&host, engine.as_ref(), &limits, &[]);
+        let mut found = assemble(&host, engine.as_ref(), &limits, &known.findings());
         if let Some(engine) = &engine {
             found.properties.push(allowlist(facts.allowlist_gap()));
             let host = looked_at(engine, &found.kernel, &boot);
@@ -167,10 +173,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (snapshots, watched) = watch::channel(Arc::new(Snapshot::default()));
     let (subscriptions, wanted) = watch::channel(Vec::new());
     let (attached, mut ready) = watch::channel(false);
+    let (engine, engine_ready) = watch::channel(0);
     let outlets = Outlets {
         snapshots,
         subscriptions,
+        engine,
     };
+    let gpus = tokio::spawn(gpus.run(config.probe_root.clone(), inputs.clone(), engine_ready));
     let driver = Driver::new(
         runtime,
         clock,
@@ -213,6 +222,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         () = tell => {}
     }
     info!("detaching");
+    gpus.abort();
     let all = async { tokio::join!(driver, link, push) };
     let _ = tokio::time::timeout(END, all).await;
     Ok(())

@@ -13,7 +13,7 @@ use thiserror::Error;
 const MAX_RANGES: usize = 64;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 22] = [
+pub const KEYS: [(&str, &str, &str); 23] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -107,6 +107,11 @@ pub const KEYS: [(&str, &str, &str); 22] = [
         "OTLP gRPC receiver for spans, for example http://127.0.0.1:4317",
     ),
     ("log", "info", "log filter"),
+    (
+        "probe_root",
+        "/",
+        "folder under which the files that describe GPUs are read; another one is for recorded hosts",
+    ),
     (
         "lease",
         "30",
@@ -318,6 +323,7 @@ pub struct Config {
     pub standby_ceiling: Option<u32>,
     pub otlp_endpoint: Option<String>,
     pub log: String,
+    pub probe_root: PathBuf,
     pub lease_ms: u64,
 }
 
@@ -382,6 +388,7 @@ impl Config {
                 Ok::<_, String>((!text.is_empty()).then(|| text.to_owned()))
             })?,
             log: settings.parse("log", |text| Ok::<_, String>(text.to_owned()))?,
+            probe_root: settings.parse("probe_root", absolute)?,
             lease_ms: settings.parse("lease", |text| {
                 number(text).map(|seconds| u64::from(seconds) * 1_000)
             })?,

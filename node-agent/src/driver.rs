@@ -63,6 +63,8 @@ pub enum Input {
         runner: String,
         secret: Secret,
     },
+    /// What this node offers changed: its capability is made anew.
+    Devices,
     /// This report went out on the stream.
     Told(Vec<ObservedRunner>),
     /// Somebody wants to know what a sandbox here holds, now.
@@ -89,6 +91,8 @@ pub struct Snapshot {
 pub struct Outlets {
     pub snapshots: watch::Sender<Arc<Snapshot>>,
     pub subscriptions: watch::Sender<Vec<Subscription>>,
+    /// How often the engine became ready.
+    pub engine: watch::Sender<u64>,
 }
 
 /// Builds the capability; asked again after each recovery of the engine.
@@ -381,6 +385,7 @@ impl<R: Runtime> Driver<R> {
                     self.node.observe(Event::RegistrationHeld { runner }, now);
                 }
             }
+            Input::Devices => self.capability = Arc::new((self.fingerprint)()),
             Input::Told(report) => self.node.told(&report),
             Input::Check(wanted) => {
                 let refused = if self.may_probe() {
@@ -429,8 +434,9 @@ impl<R: Runtime> Driver<R> {
             } => self.output(runner, &chunk, skipped),
             Notice::OutputEnd { runner } => self.logs.close(&runner),
             Notice::Engine { problem } => {
-                if problem.is_none() && self.engine_problem.is_some() {
+                if problem.is_none() {
                     self.probing.engine_is_back(now.mono_ms);
+                    self.outlets.engine.send_modify(|times| *times += 1);
                     self.capability = Arc::new((self.fingerprint)());
                 }
                 self.engine_problem = problem;
@@ -537,6 +543,7 @@ impl<R: Runtime> Driver<R> {
                 self.recovered = true;
                 self.engine_problem = None;
                 self.retry = FIRST_RETRY;
+                self.outlets.engine.send_modify(|times| *times += 1);
                 self.capability = Arc::new((self.fingerprint)());
                 self.look_ahead();
                 self.probing.engine_is_back(now.mono_ms);

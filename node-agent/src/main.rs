@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use agent_core::sandbox::gpu_proof;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use longshore_agent::config::{Config, KEYS, Settings};
-use longshore_agent::{app, telemetry};
+use longshore_agent::{app, see_gpus, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,11 @@ fn command() -> Command {
                 ),
         );
     command = command.subcommand(
+        Command::new(gpu_proof::ARGUMENT)
+            .hide(true)
+            .about("What a container that proves a GPU runs: say what is seen there"),
+    );
+    command = command.subcommand(
         Command::new("purge")
             .about("Remove everything this node made on its engine, runners included"),
     );
@@ -65,6 +71,15 @@ fn command() -> Command {
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
+    if matches.subcommand_matches(gpu_proof::ARGUMENT).is_some() {
+        return match see_gpus::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("longshore-agent: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let (settings, config) = match configuration(&matches) {
         Ok(both) => both,
         Err(error) => {

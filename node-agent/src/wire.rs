@@ -279,8 +279,16 @@ pub fn capability_to(found: &Capability) -> pb::Capability {
                 cuda_version: offered.cuda_version.clone(),
                 pci_bus_id: offered.gpu.pci_bus_id.clone(),
                 proven: offered.proven,
-                parent_uuid: String::new(),
-                mig_profile: String::new(),
+                parent_uuid: offered.gpu.parent_uuid.clone(),
+                mig_profile: offered.gpu.mig_profile.clone(),
+                withheld: offered.withheld.as_ref().map(|why| pb::Withheld {
+                    kind: why.kind.into(),
+                    detail: why.detail.clone(),
+                    next_step: why.next_step.clone(),
+                }),
+                brand: offered.gpu.brand.clone(),
+                architecture: offered.gpu.architecture.clone(),
+                numa_node: offered.gpu.numa_node,
             })
             .collect(),
         engine: found.engine.as_ref().map(|engine| pb::Engine {

@@ -135,6 +135,8 @@ pub fn sandbox(
         network: sandbox::Network::None,
         allowed_domains: Vec::new(),
         lifetime_ms: 0,
+        // A GPU is the job's own sandbox's alone.
+        gpus: vec![],
     };
     let place = Place {
         image_id: image_id.to_owned(),

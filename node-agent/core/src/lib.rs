@@ -12,6 +12,7 @@ pub mod dialect;
 pub mod domains;
 pub mod exit;
 pub mod firewall;
+pub mod gpu;
 pub mod lifecycle;
 pub mod model;
 pub mod names;

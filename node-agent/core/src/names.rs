@@ -18,6 +18,8 @@ pub mod label {
     pub const PART: &str = "longshore.part";
     /// Id of the runner's container that a sibling belongs to.
     pub const OF: &str = "longshore.of";
+    /// UUIDs of the GPUs it was given, with commas between; absent without any.
+    pub const GPUS: &str = "longshore.gpus";
     pub const LIFETIME_MS: &str = "longshore.lifetime-ms";
     /// What an allow-listed sandbox may reach, separated by spaces; absent on others.
     pub const ALLOWED: &str = "longshore.allowed-domains";

@@ -11,10 +11,12 @@ use thiserror::Error;
 
 use crate::dialect::{Dialect, TmpfsOwner};
 use crate::domains::Allowed;
+use crate::gpu::{self, DeviceAsk, Lease};
 use crate::model::{Resources, RunnerSpec};
 use crate::names::Fnv;
 use crate::tools;
 
+pub mod gpu_proof;
 pub mod profile;
 
 pub use profile::{Offered, Profile};
@@ -61,8 +63,14 @@ pub enum Refusal {
     Memory(u64),
     #[error("a runner needs at least 10 thousandths of a CPU, not {0}")]
     Cpu(u32),
-    #[error("{0} GPUs were asked for and this node leases none")]
-    Gpu(u32),
+    #[error(
+        "{asked} GPUs were asked for by {named} UUIDs ({text}); each is named once, as GPU-... or MIG-..."
+    )]
+    Gpu {
+        asked: u32,
+        named: usize,
+        text: String,
+    },
 }
 
 /// Which network a sandbox gets.
@@ -88,6 +96,8 @@ pub struct Request {
     /// Entries of an allow-list; empty in other modes.
     pub allowed_domains: Vec<String>,
     pub lifetime_ms: u64,
+    /// UUIDs of the GPUs that the scheduler leased for it.
+    pub gpus: Vec<String>,
 }
 
 fn check_domains(entries: &[String]) -> Result<(), Refusal> {
@@ -137,10 +147,22 @@ impl Request {
         if spec.resources.cpu_millis < 10 {
             return Err(Refusal::Cpu(spec.resources.cpu_millis));
         }
-        if spec.resources.gpus > 0 || !spec.gpu_uuids.is_empty() {
-            return Err(Refusal::Gpu(
-                spec.resources.gpus.max(spec.gpu_uuids.len() as u32),
-            ));
+        let uuids = &spec.gpu_uuids;
+        let each_once = uuids
+            .iter()
+            .enumerate()
+            .all(|(at, uuid)| gpu::is_uuid(uuid) && !uuids[..at].contains(uuid));
+        if uuids.len() != spec.resources.gpus as usize || uuids.len() > gpu::MOST || !each_once {
+            return Err(Refusal::Gpu {
+                asked: spec.resources.gpus,
+                named: uuids.len(),
+                text: uuids
+                    .iter()
+                    .take(gpu::MOST)
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            });
         }
         Ok(Self {
             image: spec.image.clone(),
@@ -153,6 +175,7 @@ impl Request {
                 Network::Open | Network::None => Vec::new(),
             },
             lifetime_ms: spec.lifetime_ms,
+            gpus: uuids.clone(),
         })
     }
 }
@@ -185,6 +208,8 @@ pub struct Place {
     pub seccomp_file: String,
     /// The engine maps the sandbox's users to powerless ones of the host.
     pub users_are_mapped: bool,
+    /// How the engine gives it the GPUs of the request; others are left out.
+    pub gpus: Vec<Lease>,
 }
 
 /// A volume mounted into the sandbox.
@@ -239,6 +264,8 @@ pub struct Sandbox {
     pub mounts: Vec<VolumeMount>,
     pub binds: Vec<String>,
     pub devices: Vec<String>,
+    /// The leased GPUs and nothing else.
+    pub device_requests: Vec<DeviceAsk>,
     pub device_cgroup_rules: Vec<String>,
     pub group_add: Vec<String>,
     pub ipc_mode: &'static str,
@@ -281,6 +308,12 @@ impl Sandbox {
 pub fn of(request: &Request, place: &Place) -> Sandbox {
     let terms = request.profile.terms();
     let sudo = request.profile.has_sudo(place.users_are_mapped);
+    let leases: Vec<Lease> = place
+        .gpus
+        .iter()
+        .filter(|lease| request.gpus.contains(&lease.uuid))
+        .cloned()
+        .collect();
     let memory = i64::try_from(request.resources.memory_bytes).unwrap_or(i64::MAX);
     // Everything in memory is charged to the runner: half of it at most (row 10).
     let root_size = (memory / 8).min(64 << 20);
@@ -322,7 +355,7 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
             "sandbox".into(),
             format!("{}/{}", tools::ROOT, tools::folder(request.profile, sudo)),
         ],
-        env: environment(request.profile, sudo, place),
+        env: environment(request.profile, sudo, place, &leases),
         labels: place.labels.clone(),
         stop_signal: "SIGINT",
         stop_timeout_s: 90,
@@ -390,6 +423,7 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
         ],
         binds: vec![],
         devices: vec![],
+        device_requests: gpu::requests(&leases),
         device_cgroup_rules: vec![],
         group_add: vec![],
         ipc_mode: "private",
@@ -434,7 +468,7 @@ fn capabilities(sudo: bool) -> Vec<String> {
     }
 }
 
-fn environment(profile: Profile, sudo: bool, place: &Place) -> Vec<String> {
+fn environment(profile: Profile, sudo: bool, place: &Place, leases: &[Lease]) -> Vec<String> {
     let mut environment = vec![
         format!("HOME={RUNNER_ROOT}"),
         // On disk, and executable: /tmp is neither.
@@ -442,7 +476,7 @@ fn environment(profile: Profile, sudo: bool, place: &Place) -> Vec<String> {
         "ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1".into(),
         // Steps die before the runner program does.
         "PIPELINE_JOB_OOMSCOREADJ=900".into(),
-        "NVIDIA_VISIBLE_DEVICES=void".into(),
+        format!("NVIDIA_VISIBLE_DEVICES={}", gpu::visible(leases)),
         // Without it the runner program would look for an engine.
         format!(
             "ACTIONS_RUNNER_CONTAINER_HOOKS={}",

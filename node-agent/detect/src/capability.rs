@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::Host;
 use crate::cpu::arch_of;
-use crate::nvidia::Gpu;
+use crate::offer::{Findings, OfferedGpu};
 use crate::profiles::offers;
 use crate::properties::{Property, of_engine};
 
@@ -57,15 +57,6 @@ pub struct Evidence {
     pub finding: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct OfferedGpu {
-    #[serde(flatten)]
-    pub gpu: Gpu,
-    pub driver_version: String,
-    pub cuda_version: String,
-    pub proven: bool,
-}
-
 /// What the node offers and how it came to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Capability {
@@ -92,7 +83,7 @@ pub fn assemble(
     host: &Host,
     engine: Option<&Engine>,
     limits: &Limits,
-    proven_gpus: &[String],
+    gpus: &Findings,
 ) -> Capability {
     let mut evidence = vec![];
     let mut say = |subject: &str, source: &str, finding: String| {
@@ -192,31 +183,23 @@ pub fn assemble(
         "/proc/meminfo and engine",
         format!("{} MiB for runners", memory >> 20),
     );
-    let nvidia = &host.nvidia;
+    let nvidia = &gpus.nvidia;
     if !nvidia.note.is_empty() {
         say("gpu", &nvidia.source, nvidia.note.clone());
     }
-    let gpus: Vec<OfferedGpu> = nvidia
-        .gpus
-        .iter()
-        .map(|gpu| OfferedGpu {
-            gpu: gpu.clone(),
-            driver_version: nvidia.driver_version.clone(),
-            cuda_version: nvidia.cuda_version.clone(),
-            proven: proven_gpus.contains(&gpu.uuid),
-        })
-        .collect();
-    for gpu in &gpus {
-        let proof = if gpu.proven {
-            "seen by a container that was started with it"
-        } else {
-            "not proven by a container start; not offered"
+    for gpu in &gpus.offered {
+        let finding = match &gpu.withheld {
+            None => "seen by a container that was started with it".to_owned(),
+            Some(why) => format!("not offered: {} ({})", why.detail, why.next_step),
         };
         say(
             "gpu",
             &nvidia.source,
-            format!("{} {}: {proof}", gpu.gpu.product, gpu.gpu.uuid),
+            format!("{} {}: {finding}", gpu.gpu.product, gpu.gpu.uuid),
         );
+    }
+    for problem in &nvidia.cdi.problems {
+        say("gpu", "cdi", problem.clone());
     }
     let mut labels = vec![];
     if !arch.is_empty() {
@@ -225,24 +208,28 @@ pub fn assemble(
             "linux".to_owned(),
             arch.to_owned(),
         ];
-        if gpus.iter().any(|gpu| gpu.proven) {
+        // What its runners are started by.
+        if engine.is_some_and(|engine| engine.kind == "docker") {
+            labels.push("docker".to_owned());
+        }
+        if gpus.offered.iter().any(OfferedGpu::is_offered) {
             labels.extend(["gpu".to_owned(), "cuda".to_owned()]);
         }
     }
-    let proven = gpus.iter().filter(|gpu| gpu.proven).count();
+    let offered = gpus.offered.iter().filter(|gpu| gpu.is_offered()).count();
     Capability {
         arch: arch.to_owned(),
         os: "linux".into(),
         labels,
         capacity: Resources {
-            gpus: u32::try_from(proven).unwrap_or(0),
+            gpus: u32::try_from(offered).unwrap_or(0),
             ..if arch.is_empty() {
                 Resources::default()
             } else {
                 capacity
             }
         },
-        gpus,
+        gpus: gpus.offered.clone(),
         properties: engine
             .map(|engine| [of_engine(engine), offers(engine, limits.profiles)].concat())
             .unwrap_or_default(),
@@ -258,7 +245,8 @@ pub fn assemble(
 mod tests {
     use super::*;
     use crate::cpu::Cpu;
-    use crate::nvidia::Nvidia;
+    use crate::nvidia::{Gpu, Nvidia};
+    use crate::offer::{Standing, offer};
 
     fn host(machine: &str) -> Host {
         Host {
@@ -288,15 +276,15 @@ mod tests {
             &host("x86_64"),
             Some(&engine("x86_64")),
             &Limits::default(),
-            &[],
+            &Findings::default(),
         );
         assert_eq!(offered.arch, "x64");
-        assert_eq!(offered.labels, ["self-hosted", "linux", "x64"]);
+        assert_eq!(offered.labels, ["self-hosted", "linux", "x64", "docker"]);
         let disagreeing = assemble(
             &host("x86_64"),
             Some(&engine("aarch64")),
             &Limits::default(),
-            &[],
+            &Findings::default(),
         );
         assert_eq!(disagreeing.arch, "");
         assert!(disagreeing.labels.is_empty());
@@ -311,7 +299,12 @@ mod tests {
 
     #[test]
     fn without_an_engine_nothing_is_offered() {
-        let offered = assemble(&host("x86_64"), None, &Limits::default(), &[]);
+        let offered = assemble(
+            &host("x86_64"),
+            None,
+            &Limits::default(),
+            &Findings::default(),
+        );
         assert_eq!(
             (offered.labels.len(), offered.capacity),
             (0, Resources::default())
@@ -325,7 +318,12 @@ mod tests {
             cgroup_version: 1,
             ..engine("x86_64")
         };
-        let offered = assemble(&host("x86_64"), Some(&podman), &Limits::default(), &[]);
+        let offered = assemble(
+            &host("x86_64"),
+            Some(&podman),
+            &Limits::default(),
+            &Findings::default(),
+        );
         assert_eq!(offered.labels, ["self-hosted", "linux", "x64"]);
         let told = |word: &str| offered.evidence.iter().any(|e| e.finding.contains(word));
         assert!(told("k8s-file") && told("own_cgroup_namespace"));
@@ -339,7 +337,12 @@ mod tests {
             max_runners: 3,
             ..Limits::default()
         };
-        let offered = assemble(&host("x86_64"), Some(&engine("amd64")), &more, &[]);
+        let offered = assemble(
+            &host("x86_64"),
+            Some(&engine("amd64")),
+            &more,
+            &Findings::default(),
+        );
         assert_eq!(offered.capacity.cpu_millis, 8_000);
         assert_eq!(offered.capacity.memory_bytes, 30 << 30);
         assert_eq!(offered.max_runners, 3);
@@ -348,17 +351,21 @@ mod tests {
             ..more
         };
         assert_eq!(
-            assemble(&host("x86_64"), Some(&engine("amd64")), &less, &[])
-                .capacity
-                .cpu_millis,
+            assemble(
+                &host("x86_64"),
+                Some(&engine("amd64")),
+                &less,
+                &Findings::default()
+            )
+            .capacity
+            .cpu_millis,
             500
         );
     }
 
     #[test]
     fn a_gpu_is_offered_only_when_a_container_saw_it() {
-        let mut with_gpu = host("x86_64");
-        with_gpu.nvidia = Nvidia {
+        let nvidia = Nvidia {
             gpus: vec![Gpu {
                 uuid: "GPU-1".into(),
                 ..Gpu::default()
@@ -366,15 +373,24 @@ mod tests {
             source: "nvml".into(),
             ..Nvidia::default()
         };
-        let found = assemble(&with_gpu, Some(&engine("x86_64")), &Limits::default(), &[]);
+        let with = |standing: &Standing<'_>| {
+            let gpus = offer(nvidia.clone(), standing);
+            assemble(
+                &host("x86_64"),
+                Some(&engine("x86_64")),
+                &Limits::default(),
+                &gpus,
+            )
+        };
+        let found = with(&Standing::default());
         assert!(!found.labels.contains(&"gpu".to_owned()));
         assert_eq!(found.capacity.gpus, 0);
-        let proven = assemble(
-            &with_gpu,
-            Some(&engine("x86_64")),
-            &Limits::default(),
-            &["GPU-1".into()],
-        );
+        let told = |word: &str| found.evidence.iter().any(|e| e.finding.contains(word));
+        assert!(told("not offered"));
+        let proven = with(&Standing {
+            proofs: [("GPU-1".to_owned(), Ok("seen".to_owned()))].into(),
+            ..Standing::default()
+        });
         assert!(proven.labels.contains(&"cuda".to_owned()));
         assert_eq!(proven.capacity.gpus, 1);
     }

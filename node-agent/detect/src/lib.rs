@@ -10,17 +10,23 @@ pub mod capability;
 pub mod cpu;
 pub mod emulation;
 pub mod nvidia;
+pub mod offer;
 pub mod profiles;
 pub mod properties;
 
 pub use capability::{Capability, Engine, Evidence, Limits, assemble};
+pub use offer::{Findings, OfferedGpu, Standing, Withheld, offer};
+
+use std::path::Path;
 
 /// Reads this host. The engine is asked by the caller, who owns its client.
-pub fn host() -> Host {
+///
+/// `root` is where the files of GPUs are read: `/`, or a recorded tree.
+pub fn host(root: &Path) -> Host {
     Host {
         cpu: cpu::probe(),
         emulation: emulation::probe(),
-        nvidia: nvidia::probe(),
+        nvidia: nvidia::probe(root),
     }
 }
 

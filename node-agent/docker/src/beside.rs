@@ -117,6 +117,7 @@ impl Inner {
                 dialect: Dialect::of(&facts.kind),
                 seccomp_file: facts.seccomp_file,
                 users_are_mapped: false,
+                gpus: vec![],
             },
         }
     }

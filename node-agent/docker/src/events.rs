@@ -23,6 +23,7 @@ const HISTORY: Duration = Duration::from_secs(5);
 pub(crate) async fn follow(inner: Weak<Inner>) {
     let mut pause = FIRST_PAUSE;
     let mut told_down = false;
+    let mut first = true;
     loop {
         let Some(strong) = inner.upgrade() else {
             return;
@@ -38,11 +39,14 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
             Ok(()) => {
                 lock(&strong.outage).ends(now_ms());
                 pause = FIRST_PAUSE;
-                if told_down {
+                // The stream ends when the engine does; one that was quickly back was never
+                // seen to be away, and is another one all the same.
+                if told_down || !first {
                     told_down = false;
                     info!("the engine answers again");
                     strong.tell(Notice::Engine { problem: None }).await;
                 }
+                first = false;
             }
             Err(error) => {
                 if !told_down {

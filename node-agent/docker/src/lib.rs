@@ -13,6 +13,7 @@ mod egress;
 mod engine;
 mod events;
 mod firewall;
+mod gpus;
 mod handover;
 mod images;
 mod logs;
@@ -31,6 +32,7 @@ mod volumes;
 
 pub use config::{Config, FirewallTool};
 pub use engine::EngineFacts;
+pub use gpus::{Proof, ProofProgram, ToProve};
 pub use handover::{HandOverError, archive};
 pub use runtime::DockerRuntime;
 pub use translate::container_body;

@@ -11,6 +11,7 @@ use agent_core::denied::Denied;
 use agent_core::dialect::Dialect;
 use agent_core::exit::Ended;
 use agent_core::firewall::{PROXY_PORT, Rules};
+use agent_core::gpu::Injection;
 use agent_core::lifecycle::IDLE_GRACE_MS;
 use agent_core::model::{Condition, ErrorReason, Resources, RunnerSpec};
 use agent_core::names::label;
@@ -36,6 +37,8 @@ use crate::config::Config;
 use crate::egress::Egress;
 use crate::engine::{self, EngineFacts, bounded, down, failed, gone_is_fine, status};
 use crate::firewall::Firewall;
+use crate::gpus::Gpus;
+use crate::gpus::{Proof, ProofProgram, ToProve};
 use crate::handover;
 use crate::images::Images;
 use crate::outage::Outage;
@@ -127,6 +130,7 @@ pub(crate) struct Inner {
     pub(crate) outage: Mutex<Outage>,
     /// One probe at a time.
     pub(crate) probing: tokio::sync::Mutex<()>,
+    pub(crate) gpus: Gpus,
     notices: mpsc::Sender<Notice>,
 }
 
@@ -194,6 +198,7 @@ impl DockerRuntime {
             starts: Semaphore::new(config.parallel_starts.max(1)),
             outage: Mutex::default(),
             probing: Default::default(),
+            gpus: Gpus::default(),
             notices,
             config,
         };
@@ -212,6 +217,37 @@ impl DockerRuntime {
     /// Why this node cannot offer network mode `allowlist`, if it cannot.
     pub fn allowlist_gap(&self) -> Option<String> {
         self.inner.egress.program().err()
+    }
+
+    /// What jobs may be given from now on, and how; running ones keep what they have.
+    pub fn offer_gpus(&self, offered: BTreeMap<String, Injection>) {
+        self.inner.gpus.offer(offered);
+    }
+
+    /// Starts a container with each of the GPUs, one after the other, and says
+    /// what it saw.
+    pub async fn prove_gpus(
+        &self,
+        program: &ProofProgram,
+        wanted: &[ToProve],
+    ) -> Result<Vec<Proof>, RuntimeError> {
+        self.inner.prove_gpus(program, wanted).await
+    }
+
+    /// Whether a process, by its `/proc/PID/cgroup`, is in a sandbox of this agent.
+    pub fn holds_process(&self, cgroup: &str) -> bool {
+        // Without a parent group of ours, the container's id is in the path.
+        let instance = format!("longshore-{}", self.inner.config.instance.as_str());
+        let own = |line: &str| {
+            line.split(['/', ':']).any(|part| {
+                part.strip_prefix(&instance)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
+            })
+        };
+        cgroup.lines().any(own)
+            || lock(&self.inner.sandboxes)
+                .values()
+                .any(|handle| cgroup.contains(&handle.container))
     }
 
     /// Asks an engine what it is, and changes nothing.
@@ -485,6 +521,7 @@ impl Inner {
             dialect: Dialect::of(&facts.kind),
             seccomp_file: facts.seccomp_file.clone(),
             users_are_mapped: facts.users_are_mapped(),
+            gpus: vec![],
         }
     }
 
@@ -542,6 +579,11 @@ impl Inner {
             place.proxy = Some(format!("http://{}", open.listen));
             let allowed = request.allowed_domains.join(" ");
             place.labels.push((label::ALLOWED.into(), allowed));
+        }
+        place.gpus = self.gpus.leases(&request.gpus)?;
+        if !request.gpus.is_empty() {
+            let uuids = request.gpus.join(",");
+            place.labels.push((label::GPUS.into(), uuids));
         }
         let hash = sandbox::of(&request, &place).spec_hash();
         place.labels.push((label::SPEC.into(), hash));

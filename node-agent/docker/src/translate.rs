@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
+use agent_core::gpu::DeviceAsk;
 use agent_core::sandbox::{Sandbox, VolumeMount};
 use bollard::models::{
-    ContainerCreateBody, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig,
-    Mount, MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, DeviceRequest, HealthConfig, HostConfig, HostConfigCgroupnsModeEnum,
+    HostConfigLogConfig, Mount, MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 
 /// The body of `POST /containers/create`.
@@ -72,6 +74,7 @@ fn host_config(sandbox: &Sandbox, labels: &HashMap<String, String>) -> HostConfi
         ),
         binds: Some(sandbox.binds.clone()),
         devices: Some(vec![]),
+        device_requests: Some(sandbox.device_requests.iter().map(device_request).collect()),
         device_cgroup_rules: Some(sandbox.device_cgroup_rules.clone()),
         group_add: Some(sandbox.group_add.clone()),
         ipc_mode: Some(sandbox.ipc_mode.into()),
@@ -103,6 +106,17 @@ fn host_config(sandbox: &Sandbox, labels: &HashMap<String, String>) -> HostConfi
         masked_paths: Some(sandbox.masked_paths.clone()),
         readonly_paths: Some(strings(&sandbox.readonly_paths)),
         ..HostConfig::default()
+    }
+}
+
+/// By name and never by count: an engine refuses both, and a count is any GPU.
+fn device_request(ask: &DeviceAsk) -> DeviceRequest {
+    let capabilities = strings(&ask.capabilities);
+    DeviceRequest {
+        driver: Some(ask.driver.into()),
+        device_ids: Some(ask.ids.clone()),
+        capabilities: (!capabilities.is_empty()).then(|| vec![capabilities]),
+        ..DeviceRequest::default()
     }
 }
 
@@ -160,6 +174,7 @@ mod tests {
             dialect: Dialect::DOCKER,
             seccomp_file: String::new(),
             users_are_mapped,
+            gpus: vec![],
         };
         container_body(&sandbox::of(&Request::from_spec(&spec).unwrap(), &place))
     }

@@ -43,6 +43,7 @@ fn strict(image: &str) -> Value {
         dialect: Dialect::DOCKER,
         seccomp_file: String::new(),
         users_are_mapped: false,
+        gpus: vec![],
     };
     let request = Request::from_spec(&spec).expect("a good spec");
     let sandbox = sandbox::of(&request, &place);

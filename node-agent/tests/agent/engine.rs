@@ -3,7 +3,7 @@
 //! remove the host's `docker0`.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ const DEADLINE: Duration = Duration::from_secs(90);
 pub(crate) struct PrivateEngine {
     folder: tempfile::TempDir,
     engine: Option<Child>,
+    /// Searched for programs before everything else.
+    tools: Option<PathBuf>,
     /// Last: they go after the engine.
     namespaces: Namespaces,
 }
@@ -33,13 +35,14 @@ impl Drop for PrivateEngine {
 }
 
 impl PrivateEngine {
-    /// `settings` is its `daemon.json`.
-    pub(crate) fn start(settings: &str) -> Self {
+    /// `settings` is its `daemon.json`; programs are looked for in `tools` first.
+    pub(crate) fn start(settings: &str, tools: Option<&Path>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("daemon.json"), settings).unwrap();
         let mut engine = Self {
             folder,
             engine: None,
+            tools: tools.map(Path::to_owned),
             namespaces: Namespaces::new("true"),
         };
         engine.start_again();
@@ -70,7 +73,13 @@ impl PrivateEngine {
             .append(true)
             .open(self.path("dockerd.log"))
             .unwrap();
+        let usual = std::env::var("PATH").unwrap_or_default();
+        let search = match &self.tools {
+            Some(tools) => format!("{}:{usual}", tools.display()),
+            None => usual,
+        };
         let engine = command(self.keeper(), &["-m", "-n"], "dockerd")
+            .env("PATH", search)
             .args(["--config-file", &self.path("daemon.json")])
             .args(["--data-root", &self.path("data")])
             .args(["--exec-root", &self.path("exec")])

@@ -42,7 +42,7 @@ impl On {
 
     /// A private Docker of this test alone.
     pub(crate) fn own_docker() -> Self {
-        let engine = PrivateEngine::start("{}");
+        let engine = PrivateEngine::start("{}", None);
         engine.load(&support::image());
         Self::Docker(Arc::new(Mutex::new(engine)))
     }

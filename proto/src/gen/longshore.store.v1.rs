@@ -177,6 +177,21 @@ pub struct Gpu {
     pub compute_capability: ::prost::alloc::string::String,
     #[prost(bool, tag = "5")]
     pub proven: bool,
+    #[prost(string, optional, tag = "6")]
+    pub parent: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "7")]
+    pub withheld: ::core::option::Option<Condition>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GpuNeeds {
+    #[prost(uint64, tag = "1")]
+    pub memory_mib: u64,
+    #[prost(uint32, tag = "2")]
+    pub compute_major: u32,
+    #[prost(uint32, tag = "3")]
+    pub compute_minor: u32,
+    #[prost(string, repeated, tag = "4")]
+    pub models: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Capability {
@@ -257,6 +272,8 @@ pub struct Pool {
     pub precedence: i32,
     #[prost(string, repeated, tag = "21")]
     pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "22")]
+    pub gpu: ::core::option::Option<GpuNeeds>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Defaults {

@@ -74,10 +74,32 @@ pub struct Gpu {
     /// Proven by a real start of a container that saw it.
     #[prost(bool, tag = "8")]
     pub proven: bool,
+    /// The GPU that this MIG instance is cut from; empty for a whole one.
     #[prost(string, tag = "9")]
     pub parent_uuid: ::prost::alloc::string::String,
+    /// As 1g.10gb; empty for a whole one.
     #[prost(string, tag = "10")]
     pub mig_profile: ::prost::alloc::string::String,
+    /// Why it is not offered although it is there; absent when it is offered.
+    #[prost(message, optional, tag = "11")]
+    pub withheld: ::core::option::Option<Withheld>,
+    #[prost(string, tag = "12")]
+    pub brand: ::prost::alloc::string::String,
+    #[prost(string, tag = "13")]
+    pub architecture: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "14")]
+    pub numa_node: ::core::option::Option<u32>,
+}
+/// Why a device is not offered at present.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Withheld {
+    /// gpu_unproven, gpu_mig_enabled, gpu_in_foreign_use, gpu_fault or gpu_lost.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub detail: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub next_step: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Engine {
@@ -1716,6 +1738,21 @@ pub struct Pool {
     /// Without a port an entry means 80 and 443.
     #[prost(string, repeated, tag = "22")]
     pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What each GPU of its runners must have; absent: any will do.
+    #[prost(message, optional, tag = "23")]
+    pub gpu: ::core::option::Option<GpuNeeds>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GpuNeeds {
+    /// At least this much; a MIG instance counts by its own memory.
+    #[prost(uint64, tag = "1")]
+    pub memory_mib: u64,
+    /// At least this, as 8.0; empty: any.
+    #[prost(string, tag = "2")]
+    pub compute_capability: ::prost::alloc::string::String,
+    /// The product's name holds one of these, whatever the case; empty: any.
+    #[prost(string, repeated, tag = "3")]
+    pub models: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListPoolsRequest {

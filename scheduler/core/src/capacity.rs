@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    feasible::{Class, ClassIx, ClassKey, PoolIx, RequestIx, Shape, ShapeIx, fits, request},
+    feasible::{
+        Class, ClassIx, ClassKey, PoolIx, Request, RequestIx, Shape, ShapeIx, fits, request,
+    },
     fleet::{Fleet, NodeIx},
     labels::{Bits, Labels, SignatureIx},
-    model::{Placement, Pool, PoolName, Resources},
+    model::{Placement, Pool, PoolName},
     ordered::Ordered,
     state::Node,
 };
@@ -18,7 +20,7 @@ use crate::{
 pub(crate) struct Capacity {
     pub(crate) classes: Vec<Class>,
     by_key: BTreeMap<ClassKey, ClassIx>,
-    pub(crate) requests: Vec<Resources>,
+    pub(crate) requests: Vec<Request>,
     /// `[class][request]`: (how many fit, node).
     room: Vec<Vec<Ordered<(u32, NodeIx)>>>,
     /// `[request][class]`: the first of its room, the best fit.
@@ -199,7 +201,7 @@ impl Capacity {
         node.fits.resize(self.requests.len(), 0);
         for request in 0..self.requests.len() {
             let now = if open_for_work {
-                fits(self.requests[request], node)
+                fits(&self.requests[request], node)
             } else {
                 0
             };
@@ -291,7 +293,7 @@ fn admit_class(
         return false;
     }
     shape.classes.insert(ix);
-    let needs_gpu = request(pool, labels.get(shape.signature).wants_gpu).gpus > 0;
+    let needs_gpu = pool.resources.gpus > 0 || labels.get(shape.signature).wants_gpu;
     if class.is_second_tier(needs_gpu) {
         shape.second.insert(ix);
     } else {

@@ -1,13 +1,15 @@
 //! Why a job waits, per node and pool, and what would unblock it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     admission::{admits_unseen, refusal, source},
-    feasible::{clamp, grants, proven_labels, request},
+    feasible::{Request, clamp, grants, proven_labels, request},
     fleet::Fleet,
     labels::{Signature, is_gpu},
-    model::{JobId, JobPhase, NodeName, Now, Pool, PoolName, Resources, Scope, UtcMillis},
+    model::{
+        Condition, GpuNeeds, JobId, JobPhase, NodeName, Now, Pool, PoolName, Scope, UtcMillis,
+    },
     profile,
     reconcile::{is_engine, is_refusal},
     state::{Job, Node},
@@ -481,11 +483,7 @@ impl Fleet {
                 continue;
             }
             reasons.push(if is_gpu(label) {
-                Reason::new(
-                    ReasonCode::NoGpu,
-                    format!("the job asks for {label} and no container saw a GPU here"),
-                    "install the driver and the container toolkit; the node proves it by itself",
-                )
+                no_gpu(node, &format!("the job asks for {label}"))
             } else {
                 Reason::new(
                     ReasonCode::MissingLabel,
@@ -498,16 +496,8 @@ impl Fleet {
             reasons.extend(missing_properties(pool, node));
         }
         let wanted = request(pool, signature.wants_gpu);
-        if wanted.gpus as usize > node.proven_gpus() {
-            reasons.push(Reason::new(
-                ReasonCode::NoGpu,
-                format!(
-                    "needs {} GPU(s), the node proved {}",
-                    wanted.gpus,
-                    node.proven_gpus()
-                ),
-                "a node with enough proven GPUs",
-            ));
+        if let Some(reason) = too_few_gpus(node, pool, &wanted) {
+            reasons.push(reason);
         } else if !node.is_fingerprinted() {
             // Nothing is known of its capacity either.
         } else if node.capability.capacity.cpu_millis == 0
@@ -519,7 +509,7 @@ impl Fleet {
                 "give the agent CPU and memory to offer",
             ));
         } else {
-            reasons.extend(no_capacity(node, wanted));
+            reasons.extend(no_capacity(node, &wanted));
         }
         if !node.is_reachable() {
             reasons.push(Reason::new(
@@ -678,8 +668,88 @@ fn not_queued(job: &Job) -> (String, String) {
     }
 }
 
-fn no_capacity(node: &Node, wanted: Resources) -> Option<Reason> {
+/// No GPU of the node is offered: why, in the node's words.
+fn no_gpu(node: &Node, asked: &str) -> Reason {
+    let withheld: Vec<&Condition> = node
+        .capability
+        .gpus
+        .iter()
+        .filter_map(|gpu| gpu.withheld.as_ref())
+        .collect();
+    match withheld[..] {
+        [] => Reason::new(
+            ReasonCode::NoGpu,
+            format!("{asked} and no container saw a GPU here"),
+            "install the driver and the container toolkit; the node proves it by itself",
+        ),
+        [first, ..] => Reason::new(
+            ReasonCode::NoGpu,
+            format!(
+                "{asked} and no GPU here is offered: {}",
+                withheld
+                    .iter()
+                    .map(|condition| condition.detail.as_str())
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            ),
+            first.next_step.clone(),
+        ),
+    }
+}
+
+/// The node could not carry it even if nothing ran there.
+fn too_few_gpus(node: &Node, pool: &Pool, wanted: &Request) -> Option<Reason> {
+    let asked = wanted.resources.gpus as usize;
+    let offered = node.leasable_gpus().count();
+    let suitable = node
+        .leasable_gpus()
+        .filter(|gpu| wanted.gpu.admits(gpu))
+        .count();
+    if asked <= suitable {
+        return None;
+    }
+    if offered == 0 {
+        return Some(no_gpu(node, &format!("needs {asked} GPU(s)")));
+    }
+    if wanted.gpu == GpuNeeds::default() {
+        return Some(Reason::new(
+            ReasonCode::NoGpu,
+            format!("needs {asked} GPU(s), the node offers {offered}"),
+            "a node with enough proven GPUs",
+        ));
+    }
+    let kinds: BTreeSet<String> = node
+        .leasable_gpus()
+        .map(|gpu| {
+            format!(
+                "{} with {} MiB and compute capability {}",
+                gpu.product, gpu.memory_mib, gpu.compute_capability
+            )
+        })
+        .collect();
+    Some(Reason::new(
+        ReasonCode::NoGpu,
+        format!(
+            "pool {} asks for {asked} GPU(s) with {}, of which this node offers {suitable}: it has {}",
+            pool.name,
+            wanted.gpu,
+            kinds.into_iter().collect::<Vec<_>>().join(", ")
+        ),
+        format!(
+            "a node with such GPUs, or ask for less in pool {}",
+            pool.name
+        ),
+    ))
+}
+
+fn no_capacity(node: &Node, request: &Request) -> Option<Reason> {
+    let wanted = request.resources;
     let need = clamp(wanted, node);
+    let suitable = || {
+        node.free_gpus()
+            .filter(|gpu| request.gpu.admits(gpu))
+            .count()
+    };
     let free = node.free();
     let clamped = if need == wanted {
         ""
@@ -702,8 +772,8 @@ fn no_capacity(node: &Node, wanted: Resources) -> Option<Reason> {
             need.memory_bytes >> 20,
             free.memory_bytes >> 20
         )
-    } else if free.gpus < need.gpus {
-        format!("needs {} GPU(s), {} are free", need.gpus, free.gpus)
+    } else if need.gpus > 0 && suitable() < need.gpus as usize {
+        format!("needs {} GPU(s), {} are free", need.gpus, suitable())
     } else {
         return None;
     };

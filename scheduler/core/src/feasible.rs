@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     labels::{Bits, Labels, SignatureIx, is_gpu, must_be_proven},
-    model::{Pool, Resources},
+    model::{Gpu, GpuNeeds, Pool, Resources},
     profile,
     state::Node,
 };
@@ -22,7 +22,8 @@ pub(crate) struct ClassKey {
     arch: String,
     labels: BTreeSet<String>,
     properties: BTreeSet<String>,
-    has_gpu: bool,
+    /// One of each kind of the GPUs that may be leased, without what tells two of a kind apart.
+    gpus: BTreeSet<Gpu>,
     blocked_images: BTreeSet<String>,
 }
 
@@ -50,15 +51,31 @@ impl ClassKey {
             arch: node.capability.arch.clone(),
             labels: proven_labels(node),
             properties: node.capability.properties.clone(),
-            has_gpu: node.proven_gpus() > 0,
+            gpus: node.leasable_gpus().map(kind).collect(),
             blocked_images,
         }
     }
 }
 
-/// Labels a node really answers: `cuda` and `gpu` only with a proven GPU.
+fn kind(gpu: &Gpu) -> Gpu {
+    Gpu {
+        product: gpu.product.clone(),
+        memory_mib: gpu.memory_mib,
+        compute_capability: gpu.compute_capability.clone(),
+        ..Gpu::default()
+    }
+}
+
+/// What one runner takes, and what each of its GPUs must have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Request {
+    pub(crate) resources: Resources,
+    pub(crate) gpu: GpuNeeds,
+}
+
+/// Labels a node really answers: `cuda` and `gpu` only with a GPU that it offers.
 pub(crate) fn proven_labels(node: &Node) -> BTreeSet<String> {
-    let has_gpu = node.proven_gpus() > 0;
+    let has_gpu = node.leasable_gpus().next().is_some();
     node.capability
         .labels
         .iter()
@@ -77,11 +94,20 @@ pub(crate) fn grants(pool: &Pool, label: &str) -> bool {
             .any(|granted| granted.eq_ignore_ascii_case(label))
 }
 
-/// GPUs a runner of this pool takes for this signature.
-pub(crate) fn request(pool: &Pool, wants_gpu: bool) -> Resources {
-    Resources {
-        gpus: pool.resources.gpus.max(u32::from(wants_gpu)),
-        ..pool.resources
+/// What a runner of this pool takes for this signature.
+pub(crate) fn request(pool: &Pool, wants_gpu: bool) -> Request {
+    let gpus = pool.resources.gpus.max(u32::from(wants_gpu));
+    Request {
+        resources: Resources {
+            gpus,
+            ..pool.resources
+        },
+        // What a GPU must have says nothing of a runner without one.
+        gpu: if gpus > 0 {
+            pool.gpu.clone()
+        } else {
+            GpuNeeds::default()
+        },
     }
 }
 
@@ -96,7 +122,12 @@ pub(crate) fn clamp(request: Resources, node: &Node) -> Resources {
 }
 
 /// How many such runners the node can take now.
-pub(crate) fn fits(request: Resources, node: &Node) -> u32 {
+pub(crate) fn fits(request: &Request, node: &Node) -> u32 {
+    let Request {
+        resources: request,
+        gpu: needs,
+    } = request;
+    let request = *request;
     let capacity = node.capability.capacity;
     if (request.cpu_millis > 0 && capacity.cpu_millis == 0)
         || (request.memory_bytes > 0 && capacity.memory_bytes == 0)
@@ -109,7 +140,11 @@ pub(crate) fn fits(request: Resources, node: &Node) -> u32 {
     // Nothing asked, nothing limits.
     let by_cpu = free.cpu_millis.checked_div(need.cpu_millis);
     let by_memory = free.memory_bytes.checked_div(need.memory_bytes);
-    let by_gpu = free.gpus.checked_div(need.gpus);
+    // Counted only for who takes some.
+    let by_gpu = (need.gpus > 0).then(|| {
+        let suitable = node.free_gpus().filter(|gpu| needs.admits(gpu));
+        suitable.count() as u32 / need.gpus
+    });
     for limit in [
         by_cpu,
         by_memory.map(|fits| u32::try_from(fits).unwrap_or(u32::MAX)),
@@ -138,14 +173,20 @@ impl Class {
                 .zip(signature_labels(labels, signature))
                 .all(|(id, label)| self.labels.contains(*id) || grants(pool, label));
         labelled
-            && (request(pool, signature.wants_gpu).gpus == 0 || self.key.has_gpu)
+            && self.has_gpus_for(pool, signature.wants_gpu)
             && profile::missing(pool, &self.key.properties).is_empty()
             && !self.key.blocked_images.contains(&pool.image)
     }
 
+    /// One of the right kind at least; how many there are is a matter of room.
+    fn has_gpus_for(&self, pool: &Pool, wants_gpu: bool) -> bool {
+        (pool.resources.gpus == 0 && !wants_gpu)
+            || self.key.gpus.iter().any(|gpu| pool.gpu.admits(gpu))
+    }
+
     /// CPU work goes to nodes with GPUs last.
     pub(crate) fn is_second_tier(&self, needs_gpu: bool) -> bool {
-        self.key.has_gpu && !needs_gpu
+        !self.key.gpus.is_empty() && !needs_gpu
     }
 }
 

@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use crate::model::{
-    Admission, Capability, Conclusion, Condition, CredentialName, Exit, Generation, JobId,
-    JobPhase, NodeName, Origin, Placement, Pool, PoolName, Priority, Repository, RunnerName, Scope,
-    UtcMillis,
+    Admission, Capability, Conclusion, Condition, CredentialName, Exit, Generation, GpuNeeds,
+    JobId, JobPhase, NodeName, Origin, Placement, Pool, PoolName, Priority, Repository, RunnerName,
+    Scope, UtcMillis,
 };
 
 /// One thing learnt or asked.
@@ -266,6 +266,7 @@ impl Defaults {
             runner_group: None,
             name_prefix: String::new(),
             resources: self.resources,
+            gpu: GpuNeeds::default(),
             profile: "strict".to_owned(),
             network_mode: "open".to_owned(),
             allowed_domains: Vec::new(),

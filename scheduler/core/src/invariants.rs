@@ -45,6 +45,15 @@ impl Fleet {
             if u64::from(node.used.cpu_millis) < cpu || node.used.memory_bytes < memory {
                 breaches.push(format!("{} counts less than its runners hold", node.name));
             }
+            for gpu in &node.capability.gpus {
+                let whole = gpu.parent.as_deref().and_then(|whole| leased.get(whole));
+                if let (Some(one), Some(other)) = (leased.get(gpu.uuid.as_str()), whole) {
+                    breaches.push(format!(
+                        "{one} holds {}, an instance of the GPU that {other} holds",
+                        gpu.uuid
+                    ));
+                }
+            }
             if node.leases.len() != leased.len() {
                 breaches.push(format!("{} has leases without runners", node.name));
             }
@@ -91,7 +100,7 @@ impl Fleet {
             }
             for (request, wanted) in self.capacity.requests.iter().enumerate() {
                 let fits = if node.takes_new_runners() {
-                    crate::feasible::fits(*wanted, node)
+                    crate::feasible::fits(wanted, node)
                 } else {
                     0
                 };

@@ -151,8 +151,8 @@ pub struct Resources {
     pub gpus: u32,
 }
 
-/// A GPU a node offers.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A GPU of a node, or an instance that a GPU is cut into.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gpu {
     pub uuid: String,
     pub product: String,
@@ -160,6 +160,72 @@ pub struct Gpu {
     pub compute_capability: String,
     /// A container really saw it; `cuda` and `gpu` are answered only then.
     pub proven: bool,
+    /// UUID of the GPU that this instance is cut from.
+    pub parent: Option<String>,
+    /// Why it is not offered at present, although it is there.
+    pub withheld: Option<Condition>,
+}
+
+impl Gpu {
+    /// A runner may be given it, unless another one holds it.
+    pub fn is_offered(&self) -> bool {
+        self.proven && self.withheld.is_none()
+    }
+}
+
+/// What each GPU of a pool's runners must have. The default takes any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GpuNeeds {
+    /// At least this much; a MIG instance counts by its own memory.
+    pub memory_mib: u64,
+    /// At least this; (8, 0) is met by 8.0, 8.6 and 9.0.
+    pub compute_capability: (u32, u32),
+    /// Its product's name holds one of these, whatever the case; empty: any.
+    pub models: Vec<String>,
+}
+
+impl GpuNeeds {
+    pub fn admits(&self, gpu: &Gpu) -> bool {
+        let enough = gpu.memory_mib >= self.memory_mib;
+        // Most pools ask for nothing: no text is looked at for them.
+        enough
+            && (self.compute_capability == (0, 0)
+                || compute_capability(&gpu.compute_capability)
+                    .is_some_and(|have| have >= self.compute_capability))
+            && (self.models.is_empty()
+                || self.models.iter().any(|model| holds(&gpu.product, model)))
+    }
+}
+
+impl fmt::Display for GpuNeeds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if self.memory_mib > 0 {
+            parts.push(format!("at least {} MiB", self.memory_mib));
+        }
+        if self.compute_capability != (0, 0) {
+            let (major, minor) = self.compute_capability;
+            parts.push(format!("compute capability {major}.{minor} or higher"));
+        }
+        if !self.models.is_empty() {
+            parts.push(format!("model {}", self.models.join(" or ")));
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// `8.6` as numbers, so that 10.0 is more than 9.0.
+pub fn compute_capability(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.trim().split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn holds(product: &str, model: &str) -> bool {
+    let (product, model) = (product.as_bytes(), model.as_bytes());
+    model.is_empty()
+        || product
+            .windows(model.len())
+            .any(|part| part.eq_ignore_ascii_case(model))
 }
 
 /// What a node can do, as it proved it.
@@ -228,6 +294,7 @@ pub struct Pool {
     pub runner_group: Option<String>,
     pub name_prefix: String,
     pub resources: Resources,
+    pub gpu: GpuNeeds,
     /// `strict`, `standard`, `containers`.
     pub profile: String,
     /// `open`, `allowlist`, `none`.

@@ -108,12 +108,13 @@ impl Fleet {
             return false;
         };
         let shape = &self.capacity.shapes[shape as usize];
-        let request = self.capacity.requests[shape.request as usize];
-        let resources: Resources = clamp(request, node);
+        let request = &self.capacity.requests[shape.request as usize];
+        let resources: Resources = clamp(request.resources, node);
         let gpu_uuids: Vec<String> = node
             .free_gpus()
+            .filter(|gpu| request.gpu.admits(gpu))
             .take(resources.gpus as usize)
-            .map(str::to_owned)
+            .map(|gpu| gpu.uuid.clone())
             .collect();
         let node_name = node.name.clone();
         let prefix = &self.capacity.pools[pool as usize].pool.name_prefix;

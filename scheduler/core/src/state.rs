@@ -3,7 +3,10 @@
 //! Fields marked soft belong to this process only: no fact carries them and no
 //! snapshot writes them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     demand::{GroupIx, UnitIx},
@@ -12,7 +15,7 @@ use crate::{
     fleet::NodeIx,
     input::{Deregistration, JobSeen, ObservedPhase},
     model::{
-        Capability, Condition, CredentialName, Generation, JobId, JobPhase, NodeName, Pool,
+        Capability, Condition, CredentialName, Generation, Gpu, JobId, JobPhase, NodeName, Pool,
         Resources, RunnerName, RunnerPhase, Scope, UtcMillis,
     },
     table::Slot,
@@ -63,6 +66,8 @@ pub struct Node {
     /// Held by our runners and, by estimate, by foreign ones.
     pub used: Resources,
     pub leases: BTreeMap<String, RunnerName>,
+    /// Derived: places in `capability.gpus` of what may be leased, the smallest first.
+    pub(crate) leasable: Vec<u32>,
     /// Derived.
     pub(crate) class: ClassIx,
     pub(crate) fits: Vec<u32>,
@@ -95,7 +100,7 @@ impl Node {
         self.unreachable_since.is_none()
     }
 
-    /// What nobody holds; GPUs are proven ones without a lease.
+    /// What nobody holds; GPUs are offered ones without a lease.
     pub fn free(&self) -> Resources {
         Resources {
             cpu_millis: self
@@ -112,16 +117,42 @@ impl Node {
         }
     }
 
-    pub fn free_gpus(&self) -> impl Iterator<Item = &str> {
-        self.capability
-            .gpus
-            .iter()
-            .filter(|gpu| gpu.proven && !self.leases.contains_key(&gpu.uuid))
-            .map(|gpu| gpu.uuid.as_str())
+    /// The smallest first, so that the large ones are left for who needs them.
+    pub fn free_gpus(&self) -> impl Iterator<Item = &Gpu> {
+        let told = self.capability.gpus.iter();
+        let known = told.filter(|gpu| self.leases.contains_key(&gpu.uuid));
+        // What is held and no longer told may be an instance of any whole one.
+        let unknown_lease = known.count() < self.leases.len();
+        self.leasable_gpus().filter(move |gpu| {
+            let whole_is_held = match &gpu.parent {
+                Some(whole) => self.leases.contains_key(whole),
+                None => unknown_lease,
+            };
+            !self.leases.contains_key(&gpu.uuid) && !whole_is_held
+        })
     }
 
-    pub fn proven_gpus(&self) -> usize {
-        self.capability.gpus.iter().filter(|gpu| gpu.proven).count()
+    /// Offered ones, leased or not. A GPU that is cut into instances is not among them.
+    pub fn leasable_gpus(&self) -> impl Iterator<Item = &Gpu> {
+        self.leasable
+            .iter()
+            .map(|place| &self.capability.gpus[*place as usize])
+    }
+
+    /// After the capability changed.
+    pub(crate) fn list_leasable(&mut self) {
+        let gpus = &self.capability.gpus;
+        let cut: BTreeSet<&String> = gpus.iter().filter_map(|gpu| gpu.parent.as_ref()).collect();
+        let mut told: BTreeSet<&String> = BTreeSet::new();
+        let mut leasable: Vec<u32> = (0..gpus.len() as u32)
+            .filter(|place| {
+                let gpu = &gpus[*place as usize];
+                // A node that tells one device twice still has one.
+                told.insert(&gpu.uuid) && gpu.is_offered() && !cut.contains(&gpu.uuid)
+            })
+            .collect();
+        leasable.sort_by_key(|place| (gpus[*place as usize].memory_mib, *place));
+        self.leasable = leasable;
     }
 
     /// Runners it may still take, when the node bounds them.

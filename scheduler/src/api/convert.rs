@@ -11,8 +11,8 @@ use scheduler_core::{
     fact::PoolOrigin,
     input::Defaults,
     model::{
-        Admission, Capability, Conclusion, Denied, DeniedDestination, Exit, Gpu, JobPhase, Now,
-        Placement, Pool, Priority, Resources, Usage, UtcMillis,
+        Admission, Capability, Condition, Denied, DeniedDestination, Exit, Gpu, GpuNeeds, JobPhase,
+        Now, Placement, Pool, Priority, Resources, Usage, UtcMillis,
     },
 };
 use scheduler_store::{JobRow, RunnerRow, RunnerStage};
@@ -21,7 +21,7 @@ use super::vitals::Vital;
 use crate::{
     config::{
         domains,
-        pools::{admission, one_of, placement, priority},
+        pools::{admission, compute_capability, one_of, placement, priority},
         values::enough,
     },
     view::phase_word,
@@ -309,6 +309,7 @@ pub fn node(node: &Node, vital: Vital) -> v1::Node {
         conditions: node
             .conditions
             .iter()
+            .chain(ailing_gpus(node))
             .map(|condition| v1::NodeCondition {
                 kind: condition.kind.clone(),
                 detail: condition.detail.clone(),
@@ -321,6 +322,14 @@ pub fn node(node: &Node, vital: Vital) -> v1::Node {
         }),
         drain_deadline: node.draining.and_then(|drain| drain.deadline).map(time),
     }
+}
+
+/// What is wrong with one GPU keeps nothing else away, but people want to know. That a
+/// GPU is cut into instances is no fault.
+fn ailing_gpus(node: &Node) -> impl Iterator<Item = &Condition> {
+    let gpus = node.capability.gpus.iter();
+    gpus.filter_map(|gpu| gpu.withheld.as_ref())
+        .filter(|condition| condition.kind != "gpu_mig_enabled")
 }
 
 /// What the core remembers of a node that has not attached to this process yet.
@@ -352,6 +361,12 @@ fn gpu(gpu: &Gpu) -> v1::Gpu {
         memory_mib: gpu.memory_mib,
         compute_capability: gpu.compute_capability.clone(),
         proven: gpu.proven,
+        parent_uuid: gpu.parent.clone().unwrap_or_default(),
+        withheld: gpu.withheld.as_ref().map(|condition| v1::Withheld {
+            kind: condition.kind.clone(),
+            detail: condition.detail.clone(),
+            next_step: condition.next_step.clone(),
+        }),
         ..v1::Gpu::default()
     }
 }
@@ -469,6 +484,7 @@ pub fn pool(pool: &Pool, origin: PoolOrigin, runners: u32, default_image: &str) 
         runner_group: pool.runner_group.clone().unwrap_or_default(),
         name_prefix: pool.name_prefix.clone(),
         resources: Some(resources(pool.resources)),
+        gpu: (pool.gpu != GpuNeeds::default()).then(|| gpu_needs(&pool.gpu)),
         profile: pool.profile.clone(),
         network_mode: pool.network_mode.clone(),
         allowed_domains: pool.allowed_domains.clone(),
@@ -497,6 +513,30 @@ pub fn pool(pool: &Pool, origin: PoolOrigin, runners: u32, default_image: &str) 
         .to_owned(),
         runners,
     }
+}
+
+fn gpu_needs(needs: &GpuNeeds) -> v1::GpuNeeds {
+    let (major, minor) = needs.compute_capability;
+    v1::GpuNeeds {
+        memory_mib: needs.memory_mib,
+        compute_capability: if (major, minor) == (0, 0) {
+            String::new()
+        } else {
+            format!("{major}.{minor}")
+        },
+        models: needs.models.clone(),
+    }
+}
+
+fn gpu_needs_of(asked: &v1::GpuNeeds) -> Result<GpuNeeds, String> {
+    Ok(GpuNeeds {
+        memory_mib: asked.memory_mib,
+        compute_capability: match asked.compute_capability.as_str() {
+            "" => (0, 0),
+            text => compute_capability(text)?,
+        },
+        models: asked.models.clone(),
+    })
 }
 
 /// A pool as asked for; what is left out takes its default. The error names the field.
@@ -540,6 +580,8 @@ pub fn pool_of(asked: &v1::Pool, defaults: &Defaults) -> Result<Pool, (&'static 
             },
             gpus: taken.gpus,
         },
+        gpu: gpu_needs_of(&asked.gpu.clone().unwrap_or_default())
+            .map_err(at("pool.gpu.compute_capability"))?,
         profile: one_of(
             "profile",
             &word(&asked.profile, "strict"),

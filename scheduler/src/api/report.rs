@@ -13,6 +13,8 @@ use super::convert::{exit_of, resources, span};
 
 /// Runners in one report, at most.
 pub const RUNNERS: usize = 4_096;
+/// GPUs and instances of one node, at most.
+const GPUS: usize = 512;
 /// Conditions in one report, at most.
 const CONDITIONS: usize = 64;
 /// An epoch beyond this is nonsense: raising ours above it would soon end the count.
@@ -62,7 +64,7 @@ pub fn capability(told: &v1::Capability) -> Capability {
             memory_bytes: capacity.memory_bytes,
             gpus: capacity.gpus,
         },
-        gpus: told.gpus.iter().map(gpu).collect(),
+        gpus: told.gpus.iter().take(GPUS).map(gpu).collect(),
         max_runners: told.max_runners,
         properties: told
             .properties
@@ -91,6 +93,13 @@ fn gpu(told: &v1::Gpu) -> Gpu {
         memory_mib: told.memory_mib,
         compute_capability: told.compute_capability.clone(),
         proven: told.proven,
+        parent: (!told.parent_uuid.is_empty()).then(|| told.parent_uuid.clone()),
+        withheld: told.withheld.as_ref().map(|why| Condition {
+            kind: why.kind.clone(),
+            detail: why.detail.clone(),
+            next_step: why.next_step.clone(),
+            image: None,
+        }),
     }
 }
 

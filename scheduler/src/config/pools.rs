@@ -64,6 +64,11 @@ fn set(pool: &mut Pool, key: &str, value: &toml::Value) -> Result<(), String> {
                 ..pool.resources
             }
         }
+        "gpu_memory" => pool.gpu.memory_mib = values::bytes(&text(key, value)?)?.div_ceil(1 << 20),
+        "gpu_compute_capability" => {
+            pool.gpu.compute_capability = compute_capability(&text(key, value)?)?
+        }
+        "gpu_models" => pool.gpu.models = list(key, value)?,
         "profile" => {
             pool.profile = one_of(
                 key,
@@ -133,6 +138,12 @@ pub(super) fn shares(table: &toml::Table, problems: &mut Vec<String>) -> Vec<(St
         }
     }
     shares
+}
+
+/// `8.0`, as NVIDIA writes it.
+pub(crate) fn compute_capability(text: &str) -> Result<(u32, u32), String> {
+    scheduler_core::model::compute_capability(text)
+        .ok_or_else(|| format!("`{text}` is not a compute capability; write it like 8.0"))
 }
 
 /// `refuse`, `strict` or `allow`.

@@ -162,6 +162,9 @@ labels = ["GPU", "linux"]
 cpu = 8
 memory = "32g"
 gpus = 1
+gpu_memory = "40GiB"
+gpu_compute_capability = "8.0"
+gpu_models = ["H100", "A100"]
 public_repositories = "refuse"
 priority = "high"
 lifetime = "2d"
@@ -178,6 +181,14 @@ lifetime = "2d"
     assert!(pool.labels.contains("gpu"));
     assert_eq!(pool.resources.memory_bytes, 32 << 30);
     assert_eq!(pool.resources.gpus, 1);
+    assert_eq!(pool.gpu.memory_mib, 40_960);
+    assert_eq!(pool.gpu.compute_capability, (8, 0));
+    assert_eq!(pool.gpu.models, ["H100", "A100"]);
+    let text = problems("[[pools]]\nname = \"x\"\ngpu_compute_capability = \"eight\"\n");
+    assert!(
+        text.contains("`eight` is not a compute capability; write it like 8.0"),
+        "{text}"
+    );
     assert_eq!(pool.lifetime, Duration::from_secs(2 * 86_400));
     assert_eq!(
         config.shares,

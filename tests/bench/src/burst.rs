@@ -159,6 +159,7 @@ async fn bare_burst(
             dialect: Dialect::DOCKER,
             seccomp_file: String::new(),
             users_are_mapped: false,
+            gpus: vec![],
         };
         let body = container_body(&sandbox::of(&request, &place));
         let (docker, turns, platform) = (docker.clone(), turns.clone(), spec.platform.clone());

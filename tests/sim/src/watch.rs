@@ -50,12 +50,20 @@ impl World {
                 node.engine.containers.len()
             ));
         }
-        for (gpu, holders) in leased {
-            if holders > 1 {
+        for (gpu, holders) in &leased {
+            let gpu = *gpu;
+            if *holders > 1 {
                 problems.push(format!("GPU {gpu} of {} has two holders", node.name));
             }
-            if !node.capability.gpus.iter().any(|known| known.uuid == gpu) {
+            let known = node.capability.gpus.iter().find(|known| known.uuid == gpu);
+            let Some(known) = known else {
                 problems.push(format!("{} has no GPU {gpu}", node.name));
+                continue;
+            };
+            if let Some(whole) = &known.parent
+                && leased.contains_key(whole.as_str())
+            {
+                problems.push(format!("{gpu} and its GPU {whole} are both held"));
             }
         }
         if new.spec.resources.gpus as usize != new.spec.gpu_uuids.len() {

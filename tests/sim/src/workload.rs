@@ -70,6 +70,7 @@ fn capability(labels: &[&str], cpus: u32, gib: u64, gpus: u32) -> Capability {
                 memory_mib: 8_192,
                 compute_capability: "9.0".to_owned(),
                 proven: true,
+                ..Gpu::default()
             })
             .collect(),
         max_runners: 0,

@@ -105,6 +105,15 @@ pub(crate) struct Set {
     /// GPUs of one runner
     #[arg(long, value_name = "N")]
     pub(crate) gpus: Option<u32>,
+    /// Least memory of each GPU, for example 40g; 0 means any
+    #[arg(long, value_name = "SIZE", value_parser = parse_gpu_memory)]
+    pub(crate) gpu_memory: Option<u64>,
+    /// Least compute capability of each GPU, for example 8.0; '' means any
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) gpu_compute_capability: Option<String>,
+    /// Words of which a GPU's name must hold one, repeatable; '' means any
+    #[arg(long = "gpu-model", value_name = "WORD", value_delimiter = ',')]
+    pub(crate) gpu_models: Option<Vec<String>>,
     /// Sandbox profile
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Option<String>,
@@ -160,4 +169,12 @@ pub(crate) struct SetShare {
     /// Most runners at once; 0 means no limit
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) maximum: u32,
+}
+
+/// MiB of a size; `0` lifts the bound.
+fn parse_gpu_memory(text: &str) -> Result<u64, String> {
+    match text.trim() {
+        "0" => Ok(0),
+        text => parse_size(text).map(|bytes| bytes.div_ceil(1 << 20)),
+    }
 }

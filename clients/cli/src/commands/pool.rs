@@ -110,6 +110,13 @@ fn changed(mut pool: v1::Pool, set: Set) -> v1::Pool {
         replace(&mut resources.memory_bytes, set.memory);
         replace(&mut resources.gpus, set.gpus);
     }
+    if set.gpu_memory.is_some() || set.gpu_compute_capability.is_some() || set.gpu_models.is_some()
+    {
+        let needs = pool.gpu.get_or_insert_default();
+        replace(&mut needs.memory_mib, set.gpu_memory);
+        replace(&mut needs.compute_capability, set.gpu_compute_capability);
+        replace_list(&mut needs.models, set.gpu_models);
+    }
     if let Some(d) = set.idle_timeout {
         pool.idle_timeout = Some(proto_duration(d));
     }

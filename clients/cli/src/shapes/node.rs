@@ -49,10 +49,20 @@ struct Engine {
 struct Gpu {
     uuid: String,
     product: String,
+    brand: String,
+    architecture: String,
     memory_mib: u64,
+    compute_capability: String,
     driver_version: String,
     cuda_version: String,
+    pci_bus_id: String,
+    numa_node: Option<u32>,
+    /// The GPU that a MIG instance is cut from.
+    parent_uuid: String,
+    mig_profile: String,
     proven: bool,
+    /// Why it is not offered; absent when it is.
+    withheld: Option<Condition>,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,10 +125,22 @@ impl From<v1::Node> for Node {
                 .map(|g| Gpu {
                     uuid: g.uuid,
                     product: g.product,
+                    brand: g.brand,
+                    architecture: g.architecture,
                     memory_mib: g.memory_mib,
+                    compute_capability: g.compute_capability,
                     driver_version: g.driver_version,
                     cuda_version: g.cuda_version,
+                    pci_bus_id: g.pci_bus_id,
+                    numa_node: g.numa_node,
+                    parent_uuid: g.parent_uuid,
+                    mig_profile: g.mig_profile,
                     proven: g.proven,
+                    withheld: g.withheld.map(|c| Condition {
+                        kind: c.kind,
+                        detail: c.detail,
+                        next_step: c.next_step,
+                    }),
                 })
                 .collect(),
             conditions: n
@@ -267,15 +289,23 @@ impl Described for Node {
             conditions.row(vec![c.kind.clone(), c.detail.clone(), c.next_step.clone()]);
         }
         page.table("Conditions", conditions);
-        let mut gpus = Table::new(&["GPU", "PRODUCT", "MEMORY", "DRIVER", "CUDA", "PROVEN"]);
+        let mut gpus = Table::new(&[
+            "GPU", "PRODUCT", "MEMORY", "COMPUTE", "DRIVER", "CUDA", "PROVEN", "OFFERED",
+        ]);
         for g in &self.gpus {
             gpus.row(vec![
                 g.uuid.clone(),
                 g.product.clone(),
                 format!("{} MiB", g.memory_mib),
+                g.compute_capability.clone(),
                 g.driver_version.clone(),
                 g.cuda_version.clone(),
                 if g.proven { "yes" } else { "no" }.to_owned(),
+                match &g.withheld {
+                    Some(c) => format!("no: {}", c.kind),
+                    None if g.proven => "yes".to_owned(),
+                    None => "no".to_owned(),
+                },
             ]);
         }
         page.table("GPUs", gpus);

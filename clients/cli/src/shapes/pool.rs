@@ -20,6 +20,7 @@ pub(crate) struct Pool {
     runner_group: String,
     name_prefix: String,
     resources: Resources,
+    gpu: GpuNeeds,
     profile: String,
     network_mode: String,
     idle_floor: u32,
@@ -32,6 +33,41 @@ pub(crate) struct Pool {
     bare_self_hosted: bool,
     runners: u32,
     allowed_domains: Vec<String>,
+}
+
+/// What each GPU must have; 0 and empty mean any.
+#[derive(Debug, Serialize)]
+struct GpuNeeds {
+    memory_mib: u64,
+    compute_capability: String,
+    models: Vec<String>,
+}
+
+impl From<v1::GpuNeeds> for GpuNeeds {
+    fn from(n: v1::GpuNeeds) -> GpuNeeds {
+        GpuNeeds {
+            memory_mib: n.memory_mib,
+            compute_capability: n.compute_capability,
+            models: n.models,
+        }
+    }
+}
+
+impl GpuNeeds {
+    /// `40960 MiB, 8.0 or higher, H100 or A100`; empty for any.
+    fn text(&self) -> String {
+        let mut parts = Vec::new();
+        if self.memory_mib > 0 {
+            parts.push(format!("{} MiB", self.memory_mib));
+        }
+        if !self.compute_capability.is_empty() {
+            parts.push(format!("{} or higher", self.compute_capability));
+        }
+        if !self.models.is_empty() {
+            parts.push(self.models.join(" or "));
+        }
+        parts.join(", ")
+    }
 }
 
 impl From<v1::Pool> for Pool {
@@ -47,6 +83,7 @@ impl From<v1::Pool> for Pool {
             runner_group: p.runner_group,
             name_prefix: p.name_prefix,
             resources: p.resources.unwrap_or_default().into(),
+            gpu: p.gpu.unwrap_or_default().into(),
             profile: p.profile,
             network_mode: p.network_mode,
             idle_floor: p.idle_floor,
@@ -134,6 +171,7 @@ impl Described for Pool {
         page.line("Runner group", self.runner_group.clone());
         page.line("Name prefix", self.name_prefix.clone());
         page.line("One runner", self.resources.text());
+        page.line("Each GPU", self.gpu.text());
         page.line("Profile", self.profile.clone());
         page.line("Network mode", self.network_mode.clone());
         page.line("Allowed domains", self.allowed_domains.join(", "));

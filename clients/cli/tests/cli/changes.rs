@@ -183,7 +183,8 @@ fn a_node_is_cordoned_drained_and_removed() {
 fn a_pool_keeps_what_a_change_leaves_out() {
     let fake = fixed();
     let before = fake.world().pools[0].clone();
-    let args = "pool set default --maximum 7 --memory 8g --label gpu,linux --priority high";
+    let args = "pool set default --maximum 7 --memory 8g --label gpu,linux --priority high \
+                --gpu-memory 40g --gpu-compute-capability 8.0 --gpu-model H100,A100";
     let args: Vec<_> = args.split(' ').collect();
     run(&fake.url, &args).good();
     let calls = fake.calls();
@@ -195,6 +196,11 @@ fn a_pool_keeps_what_a_change_leaves_out() {
     want.resources.as_mut().unwrap().memory_bytes = 8 << 30;
     want.labels = vec!["gpu".into(), "linux".into()];
     want.priority = "high".into();
+    want.gpu = Some(v1::GpuNeeds {
+        memory_mib: 40_960,
+        compute_capability: "8.0".into(),
+        models: vec!["H100".into(), "A100".into()],
+    });
     assert_eq!(request.pool, Some(want));
     assert!(!request.validate_only);
 }

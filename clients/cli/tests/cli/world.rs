@@ -334,6 +334,7 @@ fn node(base: i64) -> v1::Node {
                 uuid: "GPU-1".into(),
                 product: "T4".into(),
                 memory_mib: 15_360,
+                compute_capability: "7.5".into(),
                 driver_version: "550".into(),
                 cuda_version: "12.4".into(),
                 proven: true,

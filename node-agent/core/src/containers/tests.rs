@@ -45,6 +45,7 @@ fn job() -> Job {
             dialect: Dialect::DOCKER,
             seccomp_file: String::new(),
             users_are_mapped: true,
+            gpus: vec![],
         },
     }
 }
@@ -293,6 +294,7 @@ fn a_sibling_is_held_as_the_job_is() {
         network: sandbox::Network::Open,
         allowed_domains: vec![],
         lifetime_ms: 0,
+        gpus: vec![],
     };
     let place = Place {
         users_are_mapped: false,

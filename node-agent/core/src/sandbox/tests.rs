@@ -1,5 +1,6 @@
 //! Golden values, derived row by row from the isolation table.
 
+use crate::gpu::{Injection, Lease};
 use proptest::prelude::*;
 
 use super::*;
@@ -22,6 +23,7 @@ fn request() -> Request {
         network: Network::Open,
         allowed_domains: vec![],
         lifetime_ms: 0,
+        gpus: vec![],
     }
 }
 
@@ -41,6 +43,7 @@ fn place() -> Place {
         dialect: Dialect::DOCKER,
         seccomp_file: String::new(),
         users_are_mapped: false,
+        gpus: vec![],
     }
 }
 
@@ -156,7 +159,11 @@ fn missing_rows(s: &Sandbox) -> Vec<(u32, &'static str)> {
         (
             19,
             "no devices",
-            s.devices.is_empty() && s.device_cgroup_rules.is_empty() && s.group_add.is_empty(),
+            s.devices.is_empty()
+                && s.device_requests.is_empty()
+                && s.env.contains(&"NVIDIA_VISIBLE_DEVICES=void".to_owned())
+                && s.device_cgroup_rules.is_empty()
+                && s.group_add.is_empty(),
         ),
         (
             20,
@@ -462,7 +469,84 @@ fn refusals_name_what_is_wrong() {
     assert!(with(|s| s.image = "a b".into()).contains("image reference"));
     assert!(with(|s| s.resources.memory_bytes = 1).contains("64 MiB"));
     assert!(with(|s| s.resources.cpu_millis = 0).contains("CPU"));
-    assert!(with(|s| s.gpu_uuids = vec!["GPU-1".into()]).contains("GPU"));
+    assert!(with(|s| s.gpu_uuids = vec!["GPU-1".into()]).contains("0 GPUs were asked for by 1"));
+    assert!(with(|s| s.resources.gpus = 1).contains("1 GPUs were asked for by 0"));
+    for bad in ["all", "0", "nvidia.com/gpu=all", "GPU-1,GPU-2"] {
+        let mut spec = good.clone();
+        spec.resources.gpus = 1;
+        spec.gpu_uuids = vec![bad.into()];
+        assert!(
+            matches!(Request::from_spec(&spec), Err(Refusal::Gpu { .. })),
+            "{bad}"
+        );
+    }
+    let mut twice = good.clone();
+    twice.resources.gpus = 2;
+    twice.gpu_uuids = vec!["GPU-1".into(), "GPU-1".into()];
+    assert!(Request::from_spec(&twice).is_err());
+}
+
+#[test]
+fn a_leased_gpu_is_the_only_difference() {
+    let lease = |uuid: &str, by| Lease {
+        uuid: uuid.into(),
+        by,
+    };
+    let with_one = Request {
+        gpus: vec!["GPU-1".into()],
+        ..request()
+    };
+    let knowing = Place {
+        gpus: vec![
+            lease("GPU-1", Injection::Hook),
+            lease("GPU-2", Injection::Hook),
+        ],
+        ..place()
+    };
+    let s = strict(&with_one, &knowing);
+    assert_eq!(s.device_requests.len(), 1);
+    assert_eq!(s.device_requests[0].driver, "nvidia");
+    assert_eq!(s.device_requests[0].ids, ["GPU-1"]);
+    assert!(s.env.contains(&"NVIDIA_VISIBLE_DEVICES=GPU-1".to_owned()));
+    let mut same = s;
+    let without = strict(&request(), &knowing);
+    same.device_requests.clear();
+    same.env = without.env.clone();
+    assert_eq!(same, without);
+
+    let cdi = Place {
+        gpus: vec![lease("GPU-1", Injection::Cdi)],
+        ..place()
+    };
+    let s = strict(&with_one, &cdi);
+    assert_eq!(s.device_requests[0].ids, ["nvidia.com/gpu=GPU-1"]);
+    assert!(s.env.contains(&"NVIDIA_VISIBLE_DEVICES=void".to_owned()));
+}
+
+#[test]
+fn the_proving_container_is_as_closed_as_a_job() {
+    let lease = Lease {
+        uuid: "GPU-1".into(),
+        by: Injection::Hook,
+    };
+    let proof = super::gpu_proof::sandbox(&lease, "linux/amd64", &place());
+    let job = strict(&request(), &place());
+    assert_eq!(proof.device_requests[0].ids, ["GPU-1"]);
+    assert_eq!(
+        (proof.network_mode.as_str(), proof.mounts.len()),
+        ("none", 0)
+    );
+    assert_eq!(
+        (
+            &proof.user,
+            &proof.cap_drop,
+            &proof.cap_add,
+            &proof.security_opt
+        ),
+        (&job.user, &job.cap_drop, &job.cap_add, &job.security_opt)
+    );
+    assert!(proof.readonly_rootfs && !proof.privileged && !proof.open_stdin);
+    assert_eq!(proof.masked_paths, job.masked_paths);
 }
 
 /// What must be empty or off whatever was asked, at any place.
@@ -543,7 +627,7 @@ fn any_spec() -> impl Strategy<Value = RunnerSpec> {
             word(&["linux/amd64", "linux/arm64", "linux/arm/v7"]),
         ),
         (any::<u32>(), any::<u64>(), 0u32..2, any::<u64>()),
-        proptest::collection::vec(".{0,8}", 0..2),
+        proptest::collection::vec(prop_oneof!["(GPU|MIG)-[0-3]", ".{0,8}"], 0..2),
         proptest::collection::vec(
             prop_oneof![Just("privileged=true".to_owned()), ".{0,20}"],
             3,
@@ -588,7 +672,10 @@ proptest! {
     #[test]
     fn no_request_opens_a_sandbox(spec in any_spec(), users_are_mapped in any::<bool>()) {
         let Ok(request) = Request::from_spec(&spec) else { return Ok(()) };
-        let place = Place { users_are_mapped, ..place() };
+        // A careless place that knows every GPU of the node.
+        let every = ["GPU-0", "GPU-1", "GPU-2", "MIG-3", "all"];
+        let gpus = every.map(|uuid| Lease { uuid: uuid.into(), by: Injection::Hook }).to_vec();
+        let place = Place { users_are_mapped, gpus, ..place() };
         let s = of(&request, &place);
         prop_assert_eq!(widened(&s), Vec::<&str>::new());
         let profile = request.profile;
@@ -596,8 +683,21 @@ proptest! {
             s.cap_add.len(),
             if profile.has_sudo(users_are_mapped) { 5 } else { 0 }
         );
+        // Leased devices, by name, and nothing of anybody else's.
+        let asked: Vec<&String> = s.device_requests.iter().flat_map(|ask| &ask.ids).collect();
+        prop_assert!(asked.iter().all(|id| request.gpus.contains(id)), "{asked:?}");
+        prop_assert!(asked.len() <= request.resources.gpus as usize);
         // Of the profile's own sandbox, only these fields may depend on what was asked.
         let mut closed = of(&Request { profile, ..super::tests::request() }, &place);
+        prop_assert!(closed.device_requests.is_empty());
+        if asked.is_empty() {
+            prop_assert_eq!(&s.env, &closed.env);
+        } else {
+            let seen = format!("NVIDIA_VISIBLE_DEVICES={}", request.gpus.join(","));
+            prop_assert!(s.env.contains(&seen) || asked.len() < request.gpus.len(), "{:?}", s.env);
+            closed.env = s.env.clone();
+            closed.device_requests = s.device_requests.clone();
+        }
         closed.platform = s.platform.clone();
         closed.memory = s.memory;
         closed.memory_swap = s.memory;

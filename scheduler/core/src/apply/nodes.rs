@@ -28,6 +28,7 @@ impl Fleet {
             foreign: Vec::new(),
             used: Resources::default(),
             leases: Default::default(),
+            leasable: Vec::new(),
             class: 0,
             fits: Vec::new(),
             slots: Vec::new(),
@@ -63,6 +64,7 @@ impl Fleet {
     pub(super) fn change_capability(&mut self, ix: NodeIx, capability: &crate::model::Capability) {
         if let Some(node) = &mut self.nodes[ix as usize] {
             node.capability = capability.clone();
+            node.list_leasable();
         }
         self.recount_node(ix);
         self.reclass(ix);

@@ -116,6 +116,133 @@ fn cuda_is_answered_only_by_a_proven_gpu() {
 }
 
 #[test]
+fn an_instance_and_its_gpu_are_never_both_leased() {
+    let mut world = World::started();
+    // Leased whole, then cut while the job runs.
+    world.join("gpu", gpu_machine(&["whole"], true));
+    world.see(&job(1, "acme/web", "self-hosted linux x64 cuda"));
+    assert_eq!(leases(&world), ["whole"]);
+    let mut report = world.report_of("gpu");
+    report.capability = Some(cut_machine());
+    world.step(&[Input::NodeReported(Box::new(report))]);
+    world.see(&job(2, "acme/web", "self-hosted linux x64 cuda"));
+    assert_eq!(leases(&world), ["whole"], "its parts are not free");
+
+    // An instance is leased, and the node tells of the whole alone while it is.
+    let mut world = World::started();
+    let mut one = cut_machine();
+    one.gpus.truncate(2);
+    world.join("gpu", one);
+    world.see(&job(1, "acme/web", "self-hosted linux x64 cuda"));
+    let mut report = world.report_of("gpu");
+    report.capability = Some(gpu_machine(&["whole"], true));
+    world.step(&[Input::NodeReported(Box::new(report))]);
+    world.see(&job(2, "acme/web", "self-hosted linux x64 cuda"));
+    assert_eq!(leases(&world), ["part-1"], "the whole may hold it");
+
+    let mut world = World::started();
+    world.join("gpu", cut_machine());
+    for id in 1..4 {
+        world.see(&job(id, "acme/web", "self-hosted linux x64 cuda"));
+    }
+    assert_eq!(
+        leases(&world),
+        ["part-1", "part-2"],
+        "the whole is not free"
+    );
+}
+
+#[test]
+fn a_withheld_gpu_is_not_given_and_its_reason_is_explained() {
+    let mut world = World::started();
+    let mut capability = gpu_machine(&["g1", "g2"], true);
+    capability.gpus[0].withheld = Some(withheld("gpu_fault"));
+    world.join("gpu", capability.clone());
+    for id in 1..3 {
+        world.see(&job(id, "acme/web", "self-hosted linux x64 gpu"));
+    }
+    assert_eq!(leases(&world), ["g2"]);
+    assert_eq!(
+        world.fleet.node(&node_name("gpu")).unwrap().state_word(),
+        "ready"
+    );
+
+    // The one that is held falls ill: its job goes on, nothing new comes.
+    capability.gpus[1].withheld = Some(withheld("gpu_lost"));
+    let mut report = world.report_of("gpu");
+    report.capability = Some(capability.clone());
+    world.step(&[Input::NodeReported(Box::new(report))]);
+    assert_eq!(leases(&world), ["g2"]);
+    let explained = world.fleet.explain(JobId(2), world.now).unwrap();
+    let told: Vec<_> = explained.nodes[0].1.iter().collect();
+    assert!(
+        told.iter().any(|reason| reason.code == ReasonCode::NoGpu
+            && reason.detail.contains("told as gpu_fault")
+            && reason.unblocked_by == "end gpu_fault"),
+        "{told:?}"
+    );
+
+    capability.gpus[0].withheld = None;
+    let mut report = world.report_of("gpu");
+    report.capability = Some(capability);
+    world.step(&[Input::NodeReported(Box::new(report))]);
+    assert_eq!(leases(&world), ["g1", "g2"]);
+}
+
+#[test]
+fn a_pool_says_what_its_gpus_must_have() {
+    let needs = |memory_mib, compute_capability, models: &[&str]| GpuNeeds {
+        memory_mib,
+        compute_capability,
+        models: models.iter().map(|model| (*model).to_owned()).collect(),
+    };
+    for (gpu, given, words) in [
+        (needs(0, (0, 0), &[]), "small", ""),
+        (needs(20_000, (0, 0), &[]), "large", ""),
+        (needs(0, (9, 0), &[]), "large", ""),
+        (needs(0, (0, 0), &["b200", "h100"]), "large", ""),
+        (needs(100_000, (0, 0), &[]), "", "at least 100000 MiB"),
+        (needs(0, (10, 1), &[]), "", "compute capability 10.1"),
+        (needs(0, (0, 0), &["A100"]), "", "model A100"),
+    ] {
+        let mut world = World::started();
+        let mut capability = gpu_machine(&["large", "small"], true);
+        capability.gpus[0].product = "NVIDIA H100 80GB HBM3".to_owned();
+        capability.gpus[0].memory_mib = 81_559;
+        capability.gpus[0].compute_capability = "10.0".to_owned();
+        world.join("gpu", capability);
+        world.command(Command::SetPool(Box::new(Pool {
+            gpu,
+            precedence: 5,
+            ..pool("chosen")
+        })));
+        world.see(&job(1, "acme/web", "self-hosted linux x64 cuda"));
+        assert_eq!(leases(&world).concat(), given, "{words}");
+        if given.is_empty() {
+            let explained = world.fleet.explain(JobId(1), world.now).unwrap();
+            let told = &explained.nodes[0].1;
+            assert!(
+                told.iter().any(|reason| reason.code == ReasonCode::NoGpu
+                    && reason.detail.contains(words)
+                    && reason.detail.contains("NVIDIA H100")),
+                "{told:?}"
+            );
+        }
+    }
+}
+
+/// UUIDs that runners hold.
+fn leases(world: &World) -> Vec<String> {
+    let mut leased: Vec<String> = world
+        .runners()
+        .iter()
+        .flat_map(|runner| runner.placed.gpu_uuids.clone())
+        .collect();
+    leased.sort();
+    leased
+}
+
+#[test]
 fn foreign_runners_are_counted_and_never_touched() {
     let mut world = World::started();
     world.join("a", machine());

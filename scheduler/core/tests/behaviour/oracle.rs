@@ -121,31 +121,66 @@ fn folded(labels: &[String]) -> Vec<String> {
     folded
 }
 
+/// UUIDs of what a runner may be given, held or not, and of the right kind for the pool.
+fn offered(node: &Node, pool: Option<&Pool>) -> Vec<String> {
+    let all = &node.capability.gpus;
+    let version = |text: &str| {
+        let mut numbers = text.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    };
+    let mut uuids: Vec<String> = all
+        .iter()
+        .filter(|gpu| gpu.proven && gpu.withheld.is_none())
+        .filter(|gpu| {
+            all.iter()
+                .all(|other| other.parent.as_deref() != Some(gpu.uuid.as_str()))
+        })
+        .filter(|gpu| {
+            pool.is_none_or(|pool| {
+                let product = gpu.product.to_lowercase();
+                let models = &pool.gpu.models;
+                gpu.memory_mib >= pool.gpu.memory_mib
+                    && version(&gpu.compute_capability) >= pool.gpu.compute_capability
+                    && (models.is_empty()
+                        || models
+                            .iter()
+                            .any(|model| product.contains(&model.to_lowercase())))
+            })
+        })
+        .map(|gpu| gpu.uuid.clone())
+        .collect();
+    uuids.sort();
+    uuids.dedup();
+    uuids
+}
+
 fn has_proven_gpu(node: &Node) -> bool {
-    node.capability.gpus.iter().any(|gpu| gpu.proven)
+    !offered(node, None).is_empty()
 }
 
 fn carries(node: &Node, labels: &[String], pool: &Pool) -> bool {
-    labels.iter().all(|label| {
-        let proven = label == "self-hosted"
-            || node
-                .capability
-                .labels
-                .iter()
-                .any(|have| have.eq_ignore_ascii_case(label));
-        let hardware = ["x64", "arm64", "arm", "linux", "docker", "cuda", "gpu"];
-        match label.as_str() {
-            "cuda" | "gpu" => proven && has_proven_gpu(node),
-            word if hardware.contains(&word) => proven,
-            _ => {
-                proven
-                    || pool
-                        .labels
-                        .iter()
-                        .any(|have| have.eq_ignore_ascii_case(label))
+    let no_gpu = wants_gpus(labels, pool) > 0 && offered(node, Some(pool)).is_empty();
+    !no_gpu
+        && labels.iter().all(|label| {
+            let proven = label == "self-hosted"
+                || node
+                    .capability
+                    .labels
+                    .iter()
+                    .any(|have| have.eq_ignore_ascii_case(label));
+            let hardware = ["x64", "arm64", "arm", "linux", "docker", "cuda", "gpu"];
+            match label.as_str() {
+                "cuda" | "gpu" => proven && has_proven_gpu(node),
+                word if hardware.contains(&word) => proven,
+                _ => {
+                    proven
+                        || pool
+                            .labels
+                            .iter()
+                            .any(|have| have.eq_ignore_ascii_case(label))
+                }
             }
-        }
-    })
+        })
 }
 
 fn wants_gpus(labels: &[String], pool: &Pool) -> u32 {
@@ -166,15 +201,28 @@ fn room(node: &Node, runners: &[&Runner], labels: &[String], pool: &Pool) -> u32
         cpu = cpu.saturating_sub(u64::from(runner.placed.resources.cpu_millis));
         memory = memory.saturating_sub(runner.placed.resources.memory_bytes);
     }
-    let gpus = node
-        .capability
-        .gpus
+    let held = |uuid: &String| {
+        here.iter()
+            .any(|runner| runner.placed.gpu_uuids.contains(uuid))
+    };
+    let whole_of = |uuid: &String| {
+        let told = &node.capability.gpus;
+        told.iter()
+            .find(|gpu| gpu.uuid == *uuid)
+            .and_then(|gpu| gpu.parent.clone())
+    };
+    let told = |uuid: &String| node.capability.gpus.iter().any(|gpu| gpu.uuid == *uuid);
+    let stray = here
         .iter()
-        .filter(|gpu| gpu.proven)
-        .filter(|gpu| {
-            !here
-                .iter()
-                .any(|runner| runner.placed.gpu_uuids.contains(&gpu.uuid))
+        .any(|runner| !runner.placed.gpu_uuids.iter().all(told));
+    let gpus = offered(node, Some(pool))
+        .iter()
+        .filter(|uuid| {
+            !held(uuid)
+                && match whole_of(uuid) {
+                    Some(whole) => !held(&whole),
+                    None => !stray,
+                }
         })
         .count() as u32;
     for _ in &node.foreign {
@@ -259,6 +307,10 @@ pub(crate) fn judge_placed(fleet: &Fleet, facts: &[Fact], breakers: &Breakers, n
             runner.gpu_uuids.len() as u32,
             wants_gpus(&runner.labels, &pool)
         );
+        let suitable = offered(node, Some(&pool));
+        for uuid in &runner.gpu_uuids {
+            assert!(suitable.contains(uuid), "{uuid} is not for {runner:?}");
+        }
     }
     if let [only] = placed[..] {
         judge_rank(fleet, only, breakers, now);

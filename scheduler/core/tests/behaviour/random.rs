@@ -44,7 +44,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        2 => (0..5_usize, 0..6_u8).prop_map(|(node, kind)| Op::Join(node, kind)),
+        2 => (0..5_usize, 0..10_u8).prop_map(|(node, kind)| Op::Join(node, kind)),
         4 => (0..5_usize).prop_map(Op::Report),
         1 => (0..5_usize).prop_map(Op::Lose),
         3 => (1..400_000_u64).prop_map(Op::Pass),
@@ -76,6 +76,23 @@ fn capability(kind: u8) -> Capability {
             max_runners: 1,
             ..machine()
         },
+        5 => cut_machine(),
+        6 => {
+            let mut capability = gpu_machine(&["g1", "g2"], true);
+            capability.gpus[0].withheld = Some(withheld("gpu_fault"));
+            capability
+        }
+        // The same GPU before and after it is cut.
+        7 => gpu_machine(&["whole"], true),
+        8 => {
+            let mut capability = gpu_machine(&["g1", "g4", "g4"], true);
+            for gpu in &mut capability.gpus[1..] {
+                gpu.product = "Big GPU".to_owned();
+                gpu.memory_mib = 81_920;
+                gpu.compute_capability = "10.0".to_owned();
+            }
+            capability
+        }
         _ => Capability {
             capacity: Resources {
                 cpu_millis: 1_500,
@@ -393,7 +410,22 @@ impl Story {
                 resources: Resources {
                     cpu_millis: 1_000 * (which as u32 + 1),
                     memory_bytes: 2 * GIB,
-                    gpus: 0,
+                    gpus: [0, 0, 0, 1, 2][which % 5],
+                },
+                gpu: match which {
+                    1 => GpuNeeds {
+                        compute_capability: (9, 0),
+                        ..GpuNeeds::default()
+                    },
+                    2 => GpuNeeds {
+                        models: vec!["big".to_owned(), "huge".to_owned()],
+                        ..GpuNeeds::default()
+                    },
+                    3 => GpuNeeds {
+                        memory_mib: 16_384,
+                        ..GpuNeeds::default()
+                    },
+                    _ => GpuNeeds::default(),
                 },
                 repositories: if which == 1 {
                     vec!["acme/web".to_owned()]

@@ -72,9 +72,31 @@ pub(crate) fn gpu_machine(gpus: &[&str], proven: bool) -> Capability {
                 memory_mib: 16_384,
                 compute_capability: "8.0".to_owned(),
                 proven,
+                ..Gpu::default()
             })
             .collect(),
         ..machine()
+    }
+}
+
+/// A GPU that is cut into instances. The node says of all three that they are
+/// offered: what is safe must not depend on its word.
+pub(crate) fn cut_machine() -> Capability {
+    let mut capability = gpu_machine(&["whole", "part-1", "part-2"], true);
+    for gpu in &mut capability.gpus[1..] {
+        gpu.parent = Some("whole".to_owned());
+        gpu.memory_mib = 8_192;
+    }
+    capability
+}
+
+/// Why a node does not offer a GPU.
+pub(crate) fn withheld(kind: &str) -> Condition {
+    Condition {
+        kind: kind.to_owned(),
+        detail: format!("told as {kind}"),
+        next_step: format!("end {kind}"),
+        image: None,
     }
 }
 

@@ -8,8 +8,8 @@ use scheduler_core::{
     input::{Defaults, Deregistration, ObservedPhase},
     model::{
         Admission, Capability, Conclusion, Condition, Denied, DeniedDestination, Exit, Generation,
-        Gpu, JobPhase, Origin, Placement, Pool, PoolName, Priority, Repository, Resources, Scope,
-        Usage,
+        Gpu, GpuNeeds, JobPhase, Origin, Placement, Pool, PoolName, Priority, Repository,
+        Resources, Scope, Usage,
     },
 };
 
@@ -239,6 +239,8 @@ pub(super) fn capability(capability: &Capability) -> stored::Capability {
                 memory_mib: gpu.memory_mib,
                 compute_capability: gpu.compute_capability.clone(),
                 proven: gpu.proven,
+                parent: gpu.parent.clone(),
+                withheld: gpu.withheld.as_ref().map(condition),
             })
             .collect(),
         max_runners: capability.max_runners,
@@ -276,12 +278,33 @@ pub(super) fn capability_back(capability: Option<stored::Capability>) -> Result<
                 memory_mib: gpu.memory_mib,
                 compute_capability: gpu.compute_capability,
                 proven: gpu.proven,
+                parent: gpu.parent,
+                withheld: gpu.withheld.map(condition_back),
             })
             .collect(),
         max_runners,
         properties: properties.into_iter().collect(),
         facts: facts.into_iter().map(|f| (f.name, f.value)).collect(),
     })
+}
+
+/// Nothing for a pool that takes any: what was written before stays the same bytes.
+fn gpu_needs(needs: &GpuNeeds) -> Option<stored::GpuNeeds> {
+    (*needs != GpuNeeds::default()).then(|| stored::GpuNeeds {
+        memory_mib: needs.memory_mib,
+        compute_major: needs.compute_capability.0,
+        compute_minor: needs.compute_capability.1,
+        models: needs.models.clone(),
+    })
+}
+
+fn gpu_needs_back(needs: Option<stored::GpuNeeds>) -> GpuNeeds {
+    let needs = needs.unwrap_or_default();
+    GpuNeeds {
+        memory_mib: needs.memory_mib,
+        compute_capability: (needs.compute_major, needs.compute_minor),
+        models: needs.models,
+    }
 }
 
 pub(super) fn condition(condition: &Condition) -> stored::Condition {
@@ -313,6 +336,7 @@ pub(super) fn pool(pool: &Pool) -> stored::Pool {
         runner_group: pool.runner_group.clone(),
         name_prefix: pool.name_prefix.clone(),
         resources: Some(resources(pool.resources)),
+        gpu: gpu_needs(&pool.gpu),
         profile: pool.profile.clone(),
         network_mode: pool.network_mode.clone(),
         allowed_domains: pool.allowed_domains.clone(),
@@ -340,6 +364,7 @@ pub(super) fn pool_back(pool: Option<stored::Pool>) -> Result<Pool, Hole> {
         runner_group: pool.runner_group,
         name_prefix: pool.name_prefix,
         resources: resources_back(pool.resources),
+        gpu: gpu_needs_back(pool.gpu),
         profile: pool.profile,
         network_mode: pool.network_mode,
         allowed_domains: pool.allowed_domains,

@@ -6,6 +6,7 @@
 use std::{fs, path::PathBuf};
 
 use scheduler_core::fact::Fact;
+use scheduler_core::model::GpuNeeds;
 use scheduler_store::format::{self, Error, FORMAT};
 
 use super::samples::{every_fact, every_word};
@@ -72,7 +73,16 @@ fn without_later_fields(mut facts: Vec<Fact>) -> Vec<Fact> {
             Fact::RunnerRetired {
                 exit: Some(exit), ..
             } => exit.denied = None,
-            Fact::PoolSet { pool, .. } => pool.allowed_domains.clear(),
+            Fact::PoolSet { pool, .. } => {
+                pool.allowed_domains.clear();
+                pool.gpu = GpuNeeds::default();
+            }
+            Fact::NodeJoined { capability, .. } | Fact::CapabilityChanged { capability, .. } => {
+                for gpu in &mut capability.gpus {
+                    gpu.parent = None;
+                    gpu.withheld = None;
+                }
+            }
             _ => {}
         }
     }

@@ -7,8 +7,8 @@ use scheduler_core::{
     input::{Defaults, Deregistration, JobSeen, ObservedPhase},
     model::{
         Admission, Capability, Conclusion, Condition, CredentialName, Denied, DeniedDestination,
-        Exit, Generation, Gpu, JobId, JobPhase, NodeName, Origin, Placement, Pool, PoolName,
-        Priority, Repository, Resources, RunnerName, Scope, Usage,
+        Exit, Generation, Gpu, GpuNeeds, JobId, JobPhase, NodeName, Origin, Placement, Pool,
+        PoolName, Priority, Repository, Resources, RunnerName, Scope, Usage,
     },
 };
 
@@ -195,6 +195,13 @@ fn capability() -> Capability {
             memory_mib: 81_559,
             compute_capability: "9.0".into(),
             proven: true,
+            parent: Some("GPU-0".into()),
+            withheld: Some(Condition {
+                kind: "gpu_fault".into(),
+                detail: "error 79".into(),
+                next_step: "reset it".into(),
+                image: None,
+            }),
         }],
         max_runners: 40,
         properties: words(&["no_capabilities"]),
@@ -216,6 +223,11 @@ fn pool() -> Pool {
             cpu_millis: 4_000,
             memory_bytes: 8 << 30,
             gpus: 1,
+        },
+        gpu: GpuNeeds {
+            memory_mib: 40_000,
+            compute_capability: (8, 6),
+            models: vec!["h100".into()],
         },
         profile: "strict".into(),
         network_mode: "allowlist".into(),

@@ -11,6 +11,7 @@ mod crashes;
 mod demo;
 mod durability;
 mod engines;
+mod gpu;
 mod ground;
 mod image;
 mod leftovers;

@@ -52,6 +52,10 @@ pub(crate) struct Settings {
     pub(crate) agents: Vec<u32>,
     /// The last agent has an engine of its own, with these settings.
     pub(crate) own_engine: Option<&'static str>,
+    /// Folder in which that engine looks for programs first.
+    pub(crate) engine_tools: Option<PathBuf>,
+    /// Further environment of the agents.
+    pub(crate) agent_env: Vec<(String, String)>,
     /// The scheduler starts over this database.
     pub(crate) store: Option<&'static [u8]>,
     /// Where scheduler and agents send their spans.
@@ -212,7 +216,10 @@ impl Rig {
             claims.push(identity::claim().unwrap());
         }
         let mut own = match settings.own_engine {
-            Some(how) => Some(OwnEngine::start(how, &image, &id.namespace).await),
+            Some(how) => Some(
+                OwnEngine::start(how, settings.engine_tools.as_deref(), &image, &id.namespace)
+                    .await,
+            ),
             None => None,
         };
         let mut nodes = Vec::new();
@@ -224,6 +231,7 @@ impl Rig {
                 max_runners,
                 run: &id.run,
                 more: otlp.clone(),
+                env: settings.agent_env.clone(),
             };
             nodes.push(Node::start(&binaries, folder.path(), &scheduler, plan).await);
         }

@@ -45,8 +45,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "double_lease",
         file: STATE,
-        find: "gpu.proven && !self.leases.contains_key(&gpu.uuid)",
-        replace: "gpu.proven && (PLANTED || !self.leases.contains_key(&gpu.uuid))",
+        find: "!self.leases.contains_key(&gpu.uuid) && !whole_is_held",
+        replace: "(PLANTED || !self.leases.contains_key(&gpu.uuid)) && !whole_is_held",
         found_by: Check("calm"),
     },
     Mutant {

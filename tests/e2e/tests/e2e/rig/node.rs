@@ -32,6 +32,8 @@ pub(crate) struct Plan<'a> {
     /// The mark of the test's processes.
     pub(crate) run: &'a str,
     pub(crate) more: Vec<String>,
+    /// Further environment.
+    pub(crate) env: Vec<(String, String)>,
 }
 
 impl Node {
@@ -49,6 +51,8 @@ impl Node {
             }
         };
         let id = &plan.claim.identity;
+        let mut env = plan.env;
+        env.push((RUN_VARIABLE.to_owned(), plan.run.to_owned()));
         let settings = AgentSettings {
             node: id.node.clone(),
             state: folder.join(format!("agent-{}", id.run)),
@@ -57,7 +61,7 @@ impl Node {
             slots_cidr: Some(id.slots_cidr.clone()),
             max_runners: plan.max_runners,
             more: plan.more,
-            env: vec![(RUN_VARIABLE.to_owned(), plan.run.to_owned())],
+            env,
             inside,
             ..AgentSettings::default()
         };

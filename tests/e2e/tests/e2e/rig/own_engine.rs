@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::Command;
 
 use bollard::Docker;
@@ -41,9 +42,14 @@ impl Drop for OwnEngine {
 
 impl OwnEngine {
     /// Starts it, gives it the image and joins it to the simulator's namespace.
-    pub(crate) async fn start(settings: &str, image: &str, simulator: &str) -> Self {
+    pub(crate) async fn start(
+        settings: &str,
+        tools: Option<&Path>,
+        image: &str,
+        simulator: &str,
+    ) -> Self {
         let engine = block_in_place(|| {
-            let engine = PrivateEngine::start(settings);
+            let engine = PrivateEngine::start(settings, tools);
             engine.load(image);
             join(&engine, simulator);
             engine
