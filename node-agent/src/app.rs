@@ -9,7 +9,7 @@ use agent_core::firewall::resolvers_of;
 use agent_core::names::Instance;
 use agent_detect::properties::{Property, State};
 use agent_detect::{Engine, Host, Limits, Standing, assemble, offer};
-use agent_docker::{DockerRuntime, EngineFacts};
+use agent_docker::{DockerRuntime, EngineFacts, WorkFolders};
 use anyhow::Context;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::gpus::Gpus;
 use crate::link::Link;
 use crate::logstore::LogStore;
 use crate::push::Push;
+use crate::shield;
 use crate::state::StateFile;
 use crate::wire;
 
@@ -51,6 +52,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         firewall: config.firewall,
         allow_ranges: config.allow_ranges.clone(),
         min_free_disk: config.min_free_disk,
+        job_disk: config.job_disk,
         pull: config.pull,
         host_cpus: possible_cpus(),
         profiles: config.profiles,
@@ -88,6 +90,12 @@ pub fn engine_of(facts: EngineFacts) -> Engine {
         rootless: facts.rootless,
         security_options: facts.security_options,
         seccomp_gap: facts.seccomp_gap,
+        work_quota: facts.work_folders == WorkFolders::Sized,
+        work_quota_gap: match facts.work_folders {
+            WorkFolders::Sized => String::new(),
+            WorkFolders::Watched(why) => why,
+            WorkFolders::Untried => "not tried yet".into(),
+        },
         architecture: facts.architecture,
         cpus: facts.cpus,
         memory_bytes: facts.memory_bytes,
@@ -144,6 +152,7 @@ fn limits(config: &Config) -> Limits {
 
 /// Runs the agent until `stop`.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    shield::from_memory_shortage();
     let host = agent_detect::host(&config.probe_root);
     let state = StateFile::open(&config.state_dir)?;
     let _lock = lock(&config.state_dir)?;

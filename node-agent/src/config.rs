@@ -13,7 +13,7 @@ use thiserror::Error;
 const MAX_RANGES: usize = 64;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 23] = [
+pub const KEYS: [(&str, &str, &str); 24] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -80,6 +80,11 @@ pub const KEYS: [(&str, &str, &str); 23] = [
         "2GiB",
         "no new runner below this much free disk",
     ),
+    (
+        "job_disk",
+        "32GiB",
+        "most disk the files of one job may take; 0 for no limit",
+    ),
     ("pull", "true", "pull images that are missing"),
     (
         "profiles",
@@ -118,6 +123,9 @@ pub const KEYS: [(&str, &str, &str); 23] = [
         "seconds without a scheduler after which nothing new starts",
     ),
 ];
+
+/// Below it a file system has no room for files.
+const SMALLEST_JOB_DISK: u64 = 16 << 20;
 
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -315,6 +323,7 @@ pub struct Config {
     /// Opened to every job of this node.
     pub allow_ranges: Vec<Range>,
     pub min_free_disk: u64,
+    pub job_disk: u64,
     pub pull: bool,
     pub profiles: Offered,
     /// Whether standbys are kept, and the fewest and the most of a kind.
@@ -372,6 +381,12 @@ impl Config {
             })?,
             allow_ranges: settings.parse("allow_ranges", ranges)?,
             min_free_disk: settings.parse("min_free_disk", bytes)?,
+            job_disk: settings.parse("job_disk", |text| match bytes(text)? {
+                size @ 1..SMALLEST_JOB_DISK => Err(format!(
+                    "{size} bytes are too few; give a job at least 16MiB, or 0 for no limit"
+                )),
+                size => Ok(size),
+            })?,
             profiles: settings.parse("profiles", |text| {
                 Offered::parse(text).map_err(|word| {
                     format!("{word:?} is not one of strict, standard and containers")

@@ -564,6 +564,11 @@ impl<R: Runtime> Driver<R> {
                 conditions,
             } => {
                 self.runtime_conditions = conditions;
+                // What a host can may turn out to be less than it seemed.
+                let capability = (self.fingerprint)();
+                if *self.capability != capability {
+                    self.capability = Arc::new(capability);
+                }
                 self.node
                     .observe(Event::Firewall { in_place: firewall }, now);
             }

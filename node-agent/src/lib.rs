@@ -17,6 +17,7 @@ pub mod probing;
 pub mod push;
 pub mod secrets;
 pub mod see_gpus;
+mod shield;
 pub mod state;
 pub mod telemetry;
 pub mod wire;

@@ -30,6 +30,8 @@ pub struct Ended {
     pub engine_error: String,
     /// The hand-over was complete.
     pub consumed: bool,
+    /// Its use of the disk: which limit, in words.
+    pub disk_full: Option<String>,
     /// We ended it, and why.
     pub ended_by_us: Option<(Cause, String)>,
 }
@@ -42,6 +44,9 @@ pub fn classify(end: &Ended) -> (Cause, String) {
             Cause::OutOfMemory,
             "the memory limit was reached and the kernel killed a process; give the pool more memory".into(),
         );
+    }
+    if let Some(detail) = end.disk_full.as_ref().filter(|_| end.consumed) {
+        return (Cause::DiskFull, detail.clone());
     }
     if let Some((cause, detail)) = &end.ended_by_us {
         return (*cause, detail.clone());
@@ -170,6 +175,27 @@ mod tests {
             ..ran(0)
         };
         assert_eq!(classify(&end).0, Cause::OutOfMemory);
+    }
+
+    #[test]
+    fn a_full_disk_is_the_cause_of_what_came_after_it() {
+        let end = Ended {
+            disk_full: Some("64 MiB".into()),
+            ended_by_us: Some((Cause::Lifetime, "6 h".into())),
+            ..ran(137)
+        };
+        assert_eq!(classify(&end), (Cause::DiskFull, "64 MiB".into()));
+        let hungry = Ended {
+            oom_killed: true,
+            ..end.clone()
+        };
+        assert_eq!(classify(&hungry).0, Cause::OutOfMemory);
+        let never_given = Ended {
+            consumed: false,
+            ended_by_us: None,
+            ..end
+        };
+        assert_eq!(classify(&never_given).0, Cause::NeverStarted);
     }
 
     #[test]

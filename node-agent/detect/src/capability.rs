@@ -25,6 +25,10 @@ pub struct Engine {
     pub security_options: Vec<String>,
     /// Why its filter is looser than asked; empty when it is not.
     pub seccomp_gap: String,
+    /// Work folders are file systems of their own size.
+    pub work_quota: bool,
+    /// Why they are not.
+    pub work_quota_gap: String,
     pub architecture: String,
     pub cpus: u32,
     pub memory_bytes: u64,

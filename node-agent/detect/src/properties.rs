@@ -101,11 +101,18 @@ pub fn of_engine(engine: &Engine) -> Vec<Property> {
     for name in ["memory_limit", "no_swap", "cpu_limit"] {
         add(name, limited, cgroup.clone());
     }
-    let quota = engine.storage_driver == "overlay2" && engine.backing_filesystem == "xfs";
     add(
         "disk_quota",
-        quota,
-        format!("{} on {}", engine.storage_driver, engine.backing_filesystem),
+        engine.work_quota,
+        match engine.work_quota {
+            true => "a work folder is a file system of its own size, made and attached at start; \
+                       changed files of an image with a writable root are watched"
+                .into(),
+            false => format!(
+                "job files are watched and have no hard limit: {}",
+                engine.work_quota_gap
+            ),
+        },
     );
     add(
         "live_restore",

@@ -39,6 +39,8 @@ pub struct Config {
     pub allow_ranges: Vec<Range>,
     /// Free bytes below which no new sandbox is made.
     pub min_free_disk: u64,
+    /// Most disk a job's files may take; 0: no limit.
+    pub job_disk: u64,
     /// Missing images are pulled; off in tests.
     pub pull: bool,
     pub host_cpus: u32,

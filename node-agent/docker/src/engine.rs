@@ -45,9 +45,38 @@ pub struct EngineFacts {
     pub seccomp_file: String,
     /// Why the filter is looser than profile `strict` asks; empty when it is not.
     pub seccomp_gap: String,
+    pub work_folders: WorkFolders,
+}
+
+/// What bounds the disk that a job's work folder takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkFolders {
+    #[default]
+    Untried,
+    /// A file system of its own.
+    Sized,
+    /// Measured again and again; why they have none.
+    Watched(String),
 }
 
 impl EngineFacts {
+    /// Why this engine cannot mount a file system of ours; none when it might.
+    pub(crate) fn work_folder_problem(&self) -> Option<String> {
+        if self.kind != "docker" {
+            return Some(format!("{} is not given devices of the agent's", self.kind));
+        }
+        if self.rootless {
+            return Some("a rootless engine may not mount devices".into());
+        }
+        (!Path::new(&self.root_dir).join("volumes").exists()).then(|| {
+            format!(
+                "the engine's folder {} is not on this host, or the agent may not see it",
+                self.root_dir
+            )
+        })
+    }
+
     /// The engine maps every user of a container to a powerless one of the host
     /// (`userns-remap`). A rootless engine does not count: its containers' root is
     /// the user that owns the engine's files.
@@ -123,6 +152,7 @@ pub(crate) async fn facts(docker: &Docker) -> Result<EngineFacts, RuntimeError> 
         kind: kind.into(),
         seccomp_file: String::new(),
         seccomp_gap,
+        work_folders: WorkFolders::Untried,
         version: version.version.unwrap_or_default(),
         api_version: version.api_version.unwrap_or_default(),
         cgroup_version: info

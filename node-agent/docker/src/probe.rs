@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use crate::engine::{EngineFacts, bounded, gone_is_fine, status};
+use crate::loops::Loop;
 use crate::recover::inspect;
 use crate::runtime::{Inner, remove_group};
 use crate::slots::Kind;
@@ -49,6 +50,8 @@ struct Look {
     container: String,
     volume: String,
     group: String,
+    /// Under the volume; held until it is mounted.
+    device: Option<Loop>,
 }
 
 /// Ears on the host's addresses, open while this lives.
@@ -240,12 +243,14 @@ impl Inner {
             sandbox.cmd = vec![format!("--listen={NEIGHBOUR}")];
         }
         let name = self.config.instance.unnamed_container(slot, &salt);
-        let look = Look {
+        let mut look = Look {
             container: name.clone(),
             volume: place.work_volume.clone(),
             group: place.cgroup_parent.clone(),
+            device: None,
         };
-        self.volumes
+        look.device = self
+            .volumes
             .make_work(docker, &look.volume, &image_id, &spec.platform)
             .await?;
         let options = CreateContainerOptionsBuilder::new()

@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 use crate::beside::Beside;
 use crate::config::Config;
 use crate::egress::Egress;
-use crate::engine::{self, EngineFacts, bounded, down, failed, gone_is_fine, status};
+use crate::engine::{self, EngineFacts, WorkFolders, bounded, down, failed, gone_is_fine, status};
 use crate::firewall::Firewall;
 use crate::gpus::Gpus;
 use crate::gpus::{Proof, ProofProgram, ToProve};
@@ -47,10 +47,12 @@ use crate::slots::{Kind, Slots};
 use crate::standby::{self, Pool};
 use crate::translate::container_body;
 use crate::volumes::{Program, Volumes};
-use crate::{events, logs, processes, seccomp, usage};
+use crate::{disk_watch, events, logs, processes, quota, seccomp, usage};
 
 /// Notices waiting for the agent; more make their senders wait.
 const NOTICES: usize = 1_024;
+/// Pieces of output waiting, all runners together: 2 MiB.
+const OUTPUTS: usize = 32;
 const HAND_OVER: Duration = Duration::from_secs(15);
 /// How long the rest of the output is waited for after the end.
 const OUTPUT_END: Duration = Duration::from_secs(2);
@@ -76,6 +78,8 @@ pub(crate) struct Handle {
     /// Set where the job may have containers beside it.
     pub(crate) beside: Mutex<Option<Beside>>,
     pub(crate) containers: bool,
+    /// Why its use of the disk is the cause of its end.
+    pub(crate) disk_full: Mutex<Option<String>>,
     stdin: Mutex<Option<bollard::container::AttachContainerResults>>,
     output: Mutex<Option<JoinHandle<()>>>,
 }
@@ -102,6 +106,7 @@ impl Handle {
             afresh: Mutex::default(),
             beside: Mutex::default(),
             containers: false,
+            disk_full: Mutex::default(),
             stdin: Mutex::default(),
             output: Mutex::default(),
         }
@@ -132,12 +137,13 @@ pub(crate) struct Inner {
     pub(crate) probing: tokio::sync::Mutex<()>,
     pub(crate) gpus: Gpus,
     notices: mpsc::Sender<Notice>,
+    output: mpsc::Sender<Notice>,
 }
 
 /// Sandboxes on Docker or on Podman's Docker-compatible socket.
 pub struct DockerRuntime {
     inner: Arc<Inner>,
-    inbox: tokio::sync::Mutex<mpsc::Receiver<Notice>>,
+    inbox: tokio::sync::Mutex<(mpsc::Receiver<Notice>, mpsc::Receiver<Notice>)>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -165,6 +171,7 @@ impl DockerRuntime {
     /// Does not touch the engine yet; `recover` connects.
     pub fn new(config: Config) -> Self {
         let (notices, inbox) = mpsc::channel(NOTICES);
+        let (output, lines) = mpsc::channel(OUTPUTS);
         let rules = Rules {
             table: config.instance.table(),
             bridge_prefix: config.instance.bridge_prefix(),
@@ -187,6 +194,7 @@ impl DockerRuntime {
                 config.instance.clone(),
                 config.node.clone(),
                 &config.state_dir,
+                config.job_disk,
             ),
             slots: Slots::new(
                 config.instance.clone(),
@@ -200,18 +208,26 @@ impl DockerRuntime {
             probing: Default::default(),
             gpus: Gpus::default(),
             notices,
+            output,
             config,
         };
         Self {
             inner: Arc::new(inner),
-            inbox: tokio::sync::Mutex::new(inbox),
+            inbox: tokio::sync::Mutex::new((inbox, lines)),
             tasks: Mutex::default(),
         }
     }
 
     /// What the engine said of itself, after a successful `recover`.
     pub fn facts(&self) -> Option<EngineFacts> {
-        self.inner.docker.get().map(|(_, facts)| facts.clone())
+        let (_, facts) = self.inner.docker.get()?;
+        let mut facts = facts.clone();
+        facts.work_folders = match self.inner.volumes.quota.state() {
+            quota::State::Works => WorkFolders::Sized,
+            quota::State::Watched(why) => WorkFolders::Watched(why),
+            quota::State::Untried => WorkFolders::Untried,
+        };
+        Some(facts)
     }
 
     /// Why this node cannot offer network mode `allowlist`, if it cannot.
@@ -284,6 +300,9 @@ impl Inner {
         let docker = engine::connect(&self.config.socket).await?;
         let mut facts = engine::facts(&docker).await?;
         self.tighten(&mut facts);
+        let (quota, problem) = (self.volumes.quota.clone(), facts.work_folder_problem());
+        // A panic in it leaves it untried: then folders are watched.
+        let _ = tokio::task::spawn_blocking(move || quota.prove(problem)).await;
         Ok(self.docker.get_or_init(|| (docker, facts)).0.clone())
     }
 
@@ -301,6 +320,14 @@ impl Inner {
                 facts.seccomp_gap = why;
             }
         }
+    }
+
+    /// Sandboxes of runners, by the runner's name.
+    pub(crate) fn live(&self) -> Vec<(String, Arc<Handle>)> {
+        lock(&self.sandboxes)
+            .iter()
+            .map(|(runner, handle)| (runner.clone(), handle.clone()))
+            .collect()
     }
 
     pub(crate) fn connected(&self) -> Result<(Docker, EngineFacts), RuntimeError> {
@@ -384,7 +411,7 @@ impl Inner {
             docker.clone(),
             handle.container.clone(),
             runner.to_owned(),
-            self.notices.clone(),
+            self.output.clone(),
         );
         *lock(&handle.output) = Some(task);
     }
@@ -449,7 +476,7 @@ impl Inner {
 
     pub(crate) fn enough_disk(&self, facts: &EngineFacts) -> Result<(), RuntimeError> {
         for path in [Path::new(&facts.root_dir), &self.config.state_dir] {
-            if let Some(free) = free_bytes(path)
+            if let Some(free) = space_of(path).map(|space| space.free)
                 && free < self.config.min_free_disk
             {
                 return Err(RuntimeError {
@@ -593,7 +620,9 @@ impl Inner {
             .name(&name)
             .platform(&request.platform)
             .build();
-        self.volumes
+        // Held until the engine has mounted it.
+        let _device = self
+            .volumes
             .make_work(&docker, &place.work_volume, &image_id, &request.platform)
             .await?;
         let created = tokio::time::timeout(
@@ -636,6 +665,9 @@ impl Inner {
             (started, _) => started,
         };
         if let Err(error) = started {
+            if error.detail.contains("failed to mount local volume") {
+                self.volumes.quota.give_up(error.detail.clone());
+            }
             self.discard(&docker, &handle).await;
             return Err(error);
         }
@@ -882,7 +914,11 @@ impl Inner {
             .map_err(|failed| failed.error)
     }
 
-    async fn end(self: &Arc<Self>, runner: &str, grace: Duration) -> Result<(), RuntimeError> {
+    pub(crate) async fn end(
+        self: &Arc<Self>,
+        runner: &str,
+        grace: Duration,
+    ) -> Result<(), RuntimeError> {
         let (docker, _) = self.connected()?;
         let handle = self.handle(runner)?;
         kill(&docker, &handle.container, "SIGINT").await?;
@@ -954,6 +990,7 @@ impl Inner {
                 engine_error,
                 engine_restarted,
                 engine_stopped,
+                disk_full: self.disk_full(&handle),
                 ..Ended::default()
             },
             usage: usage::read(Path::new(usage::ROOT), &handle.cgroup_parent),
@@ -1087,8 +1124,16 @@ async fn kill(docker: &Docker, container: &str, signal: &str) -> Result<(), Runt
     .await
 }
 
+/// Room on the disk of a path, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) total: u64,
+    /// For an ordinary user.
+    pub(crate) free: u64,
+}
+
 #[allow(unsafe_code)]
-fn free_bytes(path: &Path) -> Option<u64> {
+pub(crate) fn space_of(path: &Path) -> Option<Space> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
@@ -1099,7 +1144,10 @@ fn free_bytes(path: &Path) -> Option<u64> {
         }
         stat.assume_init()
     };
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Some(Space {
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+    })
 }
 
 impl Runtime for DockerRuntime {
@@ -1110,6 +1158,7 @@ impl Runtime for DockerRuntime {
         if tasks.is_empty() {
             let inner = Arc::downgrade(&self.inner);
             tasks.push(tokio::spawn(events::follow(inner.clone())));
+            tasks.push(tokio::spawn(disk_watch::watch(inner.clone())));
             tasks.push(tokio::spawn(standby::keep(
                 inner,
                 self.inner.standby.clone(),
@@ -1157,10 +1206,15 @@ impl Runtime for DockerRuntime {
     }
 
     async fn notice(&self) -> Notice {
-        match self.inbox.lock().await.recv().await {
-            Some(notice) => notice,
-            // The sender lives in `inner`, so this is never reached.
-            None => std::future::pending().await,
+        let mut inbox = self.inbox.lock().await;
+        let (notices, output) = &mut *inbox;
+        // A flood of output does not hold up the rest.
+        tokio::select! {
+            biased;
+            Some(notice) = notices.recv() => notice,
+            Some(notice) = output.recv() => notice,
+            // The senders live in `inner`, so this is never reached.
+            else => std::future::pending().await,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use agent_core::model::ErrorReason;
 use agent_core::names::{Instance, label};
@@ -18,6 +18,8 @@ use futures_util::StreamExt;
 use tracing::{info, warn};
 
 use crate::engine::{bounded, gone_is_fine};
+use crate::loops::Loop;
+use crate::quota::Quota;
 use crate::tools;
 use crate::translate::volume_mount;
 
@@ -35,10 +37,11 @@ pub(crate) struct Volumes {
     record: PathBuf,
     filled: Mutex<BTreeSet<String>>,
     filling: tokio::sync::Mutex<()>,
+    pub(crate) quota: Arc<Quota>,
 }
 
 impl Volumes {
-    pub(crate) fn new(instance: Instance, node: String, state_dir: &Path) -> Self {
+    pub(crate) fn new(instance: Instance, node: String, state_dir: &Path, job_disk: u64) -> Self {
         let record = state_dir.join("program-volumes.json");
         let filled = std::fs::read(&record)
             .ok()
@@ -50,6 +53,7 @@ impl Volumes {
             record,
             filled: Mutex::new(filled),
             filling: Default::default(),
+            quota: Arc::new(Quota::new(state_dir, job_disk)),
         }
     }
 
@@ -196,24 +200,41 @@ impl Volumes {
     }
 
     /// Makes a work folder that belongs to the runner's user. Made here and not
-    /// with the container: not every engine labels what it makes by the way.
+    /// with the container: not every engine labels what it makes by the way. A device
+    /// is to be held until a container with the volume has started.
     pub(crate) async fn make_work(
         &self,
         docker: &Docker,
         volume: &str,
         image_id: &str,
         platform: &str,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<Option<Loop>, RuntimeError> {
+        let (quota, name) = (self.quota.clone(), volume.to_owned());
+        let device = tokio::task::spawn_blocking(move || quota.attach_for(&name))
+            .await
+            .unwrap_or_default();
         let request = VolumeCreateRequest {
             name: Some(volume.to_owned()),
             labels: Some(self.labels("work")),
+            driver_opts: device.as_ref().map(Quota::volume_options),
             ..VolumeCreateRequest::default()
         };
         let made = bounded(
             &format!("making volume {volume}"),
             docker.create_volume(request),
         )
-        .await?;
+        .await;
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.quota.forget(volume);
+                return Err(error);
+            }
+        };
+        // Its root was given to the runner's user when it was made.
+        if device.is_some() {
+            return Ok(device);
+        }
         let owned = self
             .own(
                 docker,
@@ -228,7 +249,7 @@ impl Volumes {
         {
             warn!(%error, "left a volume behind; it is swept at the next start");
         }
-        owned
+        owned.map(|()| None)
     }
 
     /// Gives a fresh work folder to the runner's user.
@@ -367,7 +388,9 @@ impl Volumes {
         bounded(&format!("removing volume {volume}"), async {
             gone_is_fine(docker.remove_volume(volume, Some(options)).await)
         })
-        .await
+        .await?;
+        self.quota.forget(volume);
+        Ok(())
     }
 
     /// Removes this agent's volumes but the ones in `keep` and whole program volumes.
@@ -403,6 +426,7 @@ impl Volumes {
             }
         }
         self.record(|filled| filled.retain(|name| present.contains(name)));
+        self.quota.sweep(keep);
         Ok(())
     }
 

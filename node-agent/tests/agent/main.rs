@@ -4,6 +4,7 @@
 //! Podman. A missing engine is a failure, not a skip. Everything is found and
 //! removed by the labels of the agent under test.
 
+mod abuse;
 mod allowlist;
 mod broken;
 mod containers;

@@ -190,6 +190,7 @@ impl Alone {
             firewall: FirewallTool::Auto,
             allow_ranges: Vec::new(),
             min_free_disk: 0,
+            job_disk: 0,
             pull: false,
             host_cpus: 2,
             profiles: agent_core::sandbox::Offered::default(),

@@ -126,6 +126,7 @@ pub(crate) struct Bench {
     down: Arc<Mutex<Option<Downstream>>>,
     generation: u64,
     wanted: BTreeMap<String, Desired>,
+    watched: Vec<pb::LogSubscription>,
 }
 
 impl Drop for Bench {
@@ -184,6 +185,7 @@ impl Bench {
             down,
             generation: 0,
             wanted: BTreeMap::new(),
+            watched: Vec::new(),
         };
         bench.start_agent().await;
         bench.looked().await;
@@ -338,6 +340,10 @@ impl Bench {
     /// On everything of the agent under test.
     pub(crate) fn own_label(&self) -> String {
         format!("{}={}", label::INSTANCE, self.instance().as_str())
+    }
+
+    pub(crate) fn agent_pid(&self) -> u32 {
+        self.agent.as_ref().expect("it runs").id()
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -636,7 +642,19 @@ impl Bench {
             .iter()
             .map(|(name, desired)| (name.as_str(), desired.clone()))
             .collect();
-        self.intend(&list, &[]).await;
+        let watched = self.watched.clone();
+        self.intend(&list, &watched).await;
+    }
+
+    /// Wants the output of a runner that is wanted.
+    pub(crate) async fn watch_output(&mut self, wish: pb::LogSubscription) {
+        self.watched.push(wish);
+        self.intend_wanted().await;
+    }
+
+    pub(crate) async fn until_capability(&mut self, is: impl Fn(&pb::Capability) -> bool) {
+        self.wait("the node's properties", |seen| is(&seen.capability))
+            .await;
     }
 
     /// One field of each network of a live sandbox; there is one.

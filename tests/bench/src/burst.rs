@@ -55,6 +55,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         firewall: FirewallTool::Auto,
         allow_ranges: Vec::new(),
         min_free_disk: 0,
+        job_disk: 32 << 30,
         pull: false,
         host_cpus: u32::try_from(cpus)?,
         profiles: sandbox::Offered::default(),

@@ -31,6 +31,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         firewall: FirewallTool::Auto,
         allow_ranges: Vec::new(),
         min_free_disk: 0,
+        job_disk: 1 << 30,
         pull: false,
         host_cpus: std::thread::available_parallelism()?.get() as u32,
         profiles: Offered::default(),
