@@ -15,7 +15,14 @@ use longshore_proto::v1::runner_exit::Cause;
 use crate::on::On;
 use crate::support::{self, Bench, kill, run};
 
-const ON: [&str; 4] = ["--standby-floor", "1", "--standby-ceiling", "2"];
+const ON: [&str; 6] = [
+    "--standby-enabled",
+    "true",
+    "--standby-floor",
+    "1",
+    "--standby-ceiling",
+    "2",
+];
 
 impl Bench {
     /// Ids of containers that run, have no runner's name and are no reported runner's.
@@ -39,10 +46,15 @@ impl Bench {
         let begin = Instant::now();
         loop {
             let found = self.standbys();
-            if is(&found) {
+            let log = self.agent_log();
+            // The engine knows of it before it can be taken.
+            let parked = |id: &String| {
+                let mut lines = log.lines().filter(|line| line.contains("a standby waits"));
+                lines.any(|line| line.contains(id.as_str()))
+            };
+            if found.iter().all(parked) && is(&found) {
                 return found;
             }
-            let log = self.agent_log();
             let tail = log.len().saturating_sub(6_000);
             assert!(
                 begin.elapsed() < Duration::from_secs(90),
@@ -111,6 +123,7 @@ pub(crate) async fn a_killed_agents_standbys_end_and_are_swept(on: On) {
     let mut bench = Bench::start_with(&on, "orphan", &ON).await;
     let runner = bench.name("job");
     bench.want(&runner, run(&bench.image())).await;
+    bench.phase(&runner, Phase::Ready).await;
     let waiting = bench
         .until_standbys("one waits", |found| found.len() == 1)
         .await;
@@ -135,6 +148,7 @@ pub(crate) async fn a_dead_standby_is_not_handed_over(on: On) {
     let mut bench = Bench::start_with(&on, "dead", &ON).await;
     let (first, second) = (bench.name("first"), bench.name("second"));
     bench.want(&first, run(&bench.image())).await;
+    bench.phase(&first, Phase::Ready).await;
     let waiting = bench
         .until_standbys("one waits", |found| found.len() == 1)
         .await;
