@@ -74,7 +74,8 @@ fn host_config(sandbox: &Sandbox, labels: &HashMap<String, String>) -> HostConfi
         ),
         binds: Some(sandbox.binds.clone()),
         devices: Some(vec![]),
-        device_requests: Some(sandbox.device_requests.iter().map(device_request).collect()),
+        device_requests: (!sandbox.device_requests.is_empty())
+            .then(|| sandbox.device_requests.iter().map(device_request).collect()),
         device_cgroup_rules: Some(sandbox.device_cgroup_rules.clone()),
         group_add: Some(sandbox.group_add.clone()),
         ipc_mode: Some(sandbox.ipc_mode.into()),
