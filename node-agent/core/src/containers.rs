@@ -153,8 +153,15 @@ pub fn sandbox(
     made.entrypoint = sibling.entrypoint.clone();
     made.cmd = sibling.cmd.clone();
     made.working_dir = sibling.working_dir.clone();
-    made.env = ["NVIDIA_VISIBLE_DEVICES=void".to_owned()]
-        .into_iter()
+    // The proxy of a closed slot is the job's only way out, and so theirs.
+    let proxies = made.env.iter().filter(|line| {
+        line.split('=')
+            .next()
+            .is_some_and(|name| name.to_ascii_lowercase().ends_with("_proxy"))
+    });
+    made.env = proxies
+        .cloned()
+        .chain(["NVIDIA_VISIBLE_DEVICES=void".to_owned()])
         .chain(
             sibling
                 .env

@@ -28,12 +28,13 @@ pub(crate) struct Beside {
 }
 
 impl Inner {
-    /// Opens a job's door; what is returned goes to the job with its registration.
+    /// Opens a job's door; what is returned goes to the job with its registration. None
+    /// where the job has no network, since the way to the agent is one.
     pub(crate) async fn let_have_containers(
         &self,
         docker: &Docker,
         handle: &Handle,
-    ) -> Result<Zeroizing<String>, RuntimeError> {
+    ) -> Result<Option<Zeroizing<String>>, RuntimeError> {
         let slot = handle
             .slot
             .ok_or_else(|| failed("a job with containers needs a slot".into()))?;
@@ -48,6 +49,15 @@ impl Inner {
         let told = inspect(docker, &handle.container)
             .await?
             .ok_or_else(|| failed("the sandbox is gone".into()))?;
+        // A slot's network and its bridge have one name.
+        let bridge = told
+            .host_config
+            .as_ref()
+            .and_then(|host| host.network_mode.clone())
+            .unwrap_or_default();
+        if bridge == "none" {
+            return Ok(None);
+        }
         let secret = broker::secret(&key, &handle.container);
         let letter = broker::letter(gateway, &secret);
         let instance = self.config.instance.as_str().to_owned();
@@ -75,7 +85,7 @@ impl Inner {
         };
         self.firewall.open(hole.clone()).await?;
         *lock(&handle.beside) = Some(Beside { _door: door, hole });
-        Ok(letter)
+        Ok(Some(letter))
     }
 
     /// The job as its own container tells it, the same after a restart of the agent.
@@ -110,7 +120,7 @@ impl Inner {
                 externals_volume: volume("externals"),
                 tools_volume: String::new(),
                 dns: vec![],
-                proxy: None,
+                proxy: proxy_of(told),
                 host_cpus: self.config.host_cpus,
                 cgroup_parent: handle.cgroup_parent.clone(),
                 labels: vec![],
@@ -141,6 +151,16 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// The egress proxy that a job was told of.
+fn proxy_of(told: &ContainerInspectResponse) -> Option<String> {
+    let env = told
+        .config
+        .as_ref()
+        .and_then(|config| config.env.as_ref())?;
+    env.iter()
+        .find_map(|line| line.strip_prefix("http_proxy=").map(str::to_owned))
 }
 
 /// Whether a container that was found is a job's of profile `containers`.

@@ -812,7 +812,7 @@ impl Inner {
         jit_config: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, RuntimeError> {
         let letter = match handle.containers {
-            true => Some(self.let_have_containers(docker, handle).await?),
+            true => self.let_have_containers(docker, handle).await?,
             false => None,
         };
         let own = letter

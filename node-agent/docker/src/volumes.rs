@@ -23,6 +23,9 @@ use crate::quota::Quota;
 use crate::tools;
 use crate::translate::volume_mount;
 
+/// Ranges for containers begin above the host's own users.
+const FIRST_MAPPED: u32 = 65_536;
+
 /// Names of the two program volumes of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -261,12 +264,8 @@ impl Volumes {
         image_id: &str,
         platform: &str,
     ) -> Result<(), RuntimeError> {
-        let direct = std::os::unix::fs::chown(mountpoint, Some(RUNNER_UID), Some(RUNNER_UID))
-            .and_then(|()| {
-                use std::os::unix::fs::PermissionsExt;
-                std::fs::set_permissions(mountpoint, std::fs::Permissions::from_mode(0o755))
-            });
-        if direct.is_ok() {
+        let direct = own_directly(mountpoint).unwrap_or(false);
+        if direct {
             return Ok(());
         }
         // The engine's folders are out of sight: a container that may only change owners does it.
@@ -439,6 +438,22 @@ impl Volumes {
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()
     }
+}
+
+/// Gives a fresh volume's folder to the runner's user as the host numbers it; false
+/// where that number is not known.
+fn own_directly(mountpoint: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    // It belongs to what is root in containers. An engine that maps users (`userns-remap`)
+    // maps a range of them; a rootless one maps root to one user and the rest elsewhere.
+    let root = std::fs::metadata(mountpoint)?.uid();
+    if root != 0 && root < FIRST_MAPPED {
+        return Ok(false);
+    }
+    let owner = Some(root + RUNNER_UID);
+    std::os::unix::fs::chown(mountpoint, owner, owner)?;
+    std::fs::set_permissions(mountpoint, std::fs::Permissions::from_mode(0o755))?;
+    Ok(true)
 }
 
 fn small_limit(name: &str) -> ResourcesUlimits {

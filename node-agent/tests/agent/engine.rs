@@ -37,13 +37,18 @@ impl Drop for PrivateEngine {
 impl PrivateEngine {
     /// `settings` is its `daemon.json`; programs are looked for in `tools` first.
     pub(crate) fn start(settings: &str, tools: Option<&Path>) -> Self {
+        Self::start_in(settings, tools, "true")
+    }
+
+    /// `prepare` is run first in its namespaces.
+    pub(crate) fn start_in(settings: &str, tools: Option<&Path>, prepare: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("daemon.json"), settings).unwrap();
         let mut engine = Self {
             folder,
             engine: None,
             tools: tools.map(Path::to_owned),
-            namespaces: Namespaces::new("true"),
+            namespaces: Namespaces::new(prepare),
         };
         engine.start_again();
         engine

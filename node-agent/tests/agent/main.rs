@@ -16,6 +16,7 @@ mod podman;
 mod probing;
 mod profiles;
 mod standby;
+mod steps;
 mod support;
 mod walls;
 

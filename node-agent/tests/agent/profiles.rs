@@ -2,12 +2,14 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_intent::Desired;
 use serde_json::{Value, json};
 
+use crate::engine::PrivateEngine;
 use crate::on::On;
 use crate::support::{self, Bench, run};
 
@@ -39,6 +41,10 @@ impl Drop for Image {
 }
 
 fn hostile(base: &str) -> Image {
+    built(base, &SAYINGS.join("\n"))
+}
+
+fn built(base: &str, lines: &str) -> Image {
     let image = Image(format!("longshore-hostile-test:{}", support::random()));
     let mut build = Command::new("docker")
         .args(["build", "-q", "--network", "none", "-t", &image.0, "-"])
@@ -47,7 +53,7 @@ fn hostile(base: &str) -> Image {
         .stdout(Stdio::null())
         .spawn()
         .expect("the docker program is installed");
-    let text = format!("FROM {base}\n{}\n", SAYINGS.join("\n"));
+    let text = format!("FROM {base}\n{lines}\n");
     let mut input = build.stdin.take().expect("piped");
     input.write_all(text.as_bytes()).unwrap();
     drop(input);
@@ -250,4 +256,78 @@ async fn what_a_profile_does_not_offer_fails_at_once_and_names_the_one_that_does
         bench.gone(&runner).await;
     }
     bench.finish().await;
+}
+
+/// An engine that maps users: root inside is nobody outside, so `standard` may have it.
+fn mapping_engine() -> On {
+    let ranges = "printf 'daemon:300000:65536\\n' >/run/longshore-ranges && mount --bind /run/longshore-ranges /etc/subuid && mount --bind /run/longshore-ranges /etc/subgid";
+    let prepare = format!("mount -t tmpfs tmpfs /run && touch /etc/subuid /etc/subgid && {ranges}");
+    let engine = PrivateEngine::start_in(r#"{"userns-remap": "daemon"}"#, None, &prepare);
+    On::Docker(Arc::new(Mutex::new(engine)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_users_are_mapped_standard_becomes_root_inside_and_strict_does_not() {
+    let on = mapping_engine();
+    let image = with_setuid(&support::image());
+    on.docker().load(&image.0);
+    let mut bench = Bench::start(&on, "mapped").await;
+    for profile in ["strict", "standard"] {
+        let runner = bench.name(profile);
+        bench
+            .intend(&[(&runner, under(profile, &image.0))], &[])
+            .await;
+        bench.phase(&runner, Phase::Ready).await;
+        assert!(bench.guarantees("user_namespace"));
+        let job = "cd /home/runner/_work; touch mine && echo WORK
+            /bin/su root -c 'id -u; touch /opt/made && chown 1001 /opt/made && rm /opt/made && echo ROOT'
+            cat /proc/self/uid_map; command -v sudo; echo done >end; while [ ! -e go ]; do sleep 0.1; done";
+        let wish = pb::LogSubscription {
+            runner: runner.clone(),
+            offset: 0,
+        };
+        bench
+            .intend(
+                &[(&runner, under(profile, &image.0))],
+                std::slice::from_ref(&wish),
+            )
+            .await;
+        bench.register(&runner, job, "x").await;
+        bench.phase(&runner, Phase::Busy).await;
+        let inspect = bench.docker(&["inspect", &runner]);
+        let all: Value = serde_json::from_str(&inspect).unwrap();
+        let host = &all[0]["HostConfig"];
+        let added = match profile {
+            "strict" => json!(null),
+            _ => json!(["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"]),
+        };
+        let told = match &host["CapAdd"] {
+            Value::Array(list) if list.is_empty() => json!(null),
+            other => other.clone(),
+        };
+        assert_eq!((&told, &host["CapDrop"]), (&added, &json!(["ALL"])));
+        bench.output_has(&runner, "300000").await;
+        let wait = "t=0; until [ -e /proc/1/root/home/runner/_work/end ] || [ $t -gt 300 ]; do sleep 0.1; t=$((t+1)); done; touch /home/runner/_work/go";
+        bench.docker(&["exec", &runner, "sh", "-c", wait]);
+        bench.phase(&runner, Phase::Exited).await;
+        let text = bench.output(&runner).await;
+        assert!(
+            text.lines().any(|line| line == "WORK"),
+            "{profile}:\n{text}"
+        );
+        let root = text.lines().any(|line| line == "ROOT");
+        assert_eq!(root, profile == "standard", "{profile}:\n{text}");
+        // The message stands in only where there is none.
+        let shim = text.contains("/opt/longshore/strict/bin/sudo");
+        assert_eq!(shim, profile == "strict", "{profile}:\n{text}");
+        bench.intend(&[], &[]).await;
+        bench.gone(&runner).await;
+    }
+    bench.finish().await;
+}
+
+/// The test image with a root without a password, and a `su` that may become it.
+fn with_setuid(base: &str) -> Image {
+    let lines = "RUN cp /bin/busybox /bin/su-root && chmod 4755 /bin/su-root && rm /bin/su && ln -s su-root /bin/su && mkdir -p /opt && printf 'root::0:0::/:/bin/sh\\nrunner:x:1001:1001::/home/runner:/bin/sh\\n' >/etc/passwd";
+    built(base, lines)
 }
