@@ -52,7 +52,7 @@ pub enum Outgoing {
         runner: RunnerName,
         jit: SecretString,
     },
-    Check(CheckSandbox),
+    Check(Box<CheckSandbox>),
 }
 
 impl Links {
@@ -143,7 +143,7 @@ impl Outbox {
                     return Some(Outgoing::Registration { runner, jit });
                 }
                 if let Some(check) = waiting.check.take() {
-                    return Some(Outgoing::Check(check));
+                    return Some(Outgoing::Check(Box::new(check)));
                 }
             }
             self.wake.notified().await;

@@ -768,7 +768,7 @@ impl Inner {
     async fn prepare(&self, runner: &str, spec: &RunnerSpec) -> Result<Prepared, RuntimeError> {
         let (docker, facts) = self.connected()?;
         self.enough_disk(&facts)?;
-        let spare = self.from_standby(&docker, runner, spec).await?;
+        let spare = self.take_standby(&docker, runner, spec).await?;
         let handle = match spare {
             Some(handle) => {
                 *lock(&handle.afresh) = Some(Box::new(spec.clone()));

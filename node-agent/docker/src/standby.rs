@@ -611,7 +611,7 @@ impl Inner {
     }
 
     /// Takes a standby for this runner, when there is one.
-    pub(crate) async fn from_standby(
+    pub(crate) async fn take_standby(
         &self,
         docker: &Docker,
         runner: &str,

@@ -267,7 +267,7 @@ fn message(logs: &Logs, outgoing: Outgoing) -> AttachResponse {
             runner: runner.to_string(),
             jit_config: jit.expose_secret().as_bytes().to_vec(),
         }),
-        Outgoing::Check(check) => Message::Check(check),
+        Outgoing::Check(check) => Message::Check(*check),
     };
     AttachResponse {
         message: Some(message),

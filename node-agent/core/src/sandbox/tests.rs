@@ -714,7 +714,8 @@ proptest! {
 /// The property above can fail: each way of widening is seen.
 #[test]
 fn every_way_to_widen_a_sandbox_is_seen() {
-    let ways: &[(&str, fn(&mut Sandbox))] = &[
+    type Way = (&'static str, fn(&mut Sandbox));
+    let ways: &[Way] = &[
         ("bind", |s| s.binds.push("/:/host".into())),
         ("host folder", |s| {
             s.mounts[0].volume = "/var/run/docker.sock".into()

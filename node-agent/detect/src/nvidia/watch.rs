@@ -93,7 +93,8 @@ impl<T: FnMut(Told) -> bool> Watcher<T> {
             loop {
                 match next(set.as_ref()) {
                     Some((uuid, xid)) => {
-                        if !(self.tell)(Told::Fault { uuid, xid }) {
+                        let heard = (self.tell)(Told::Fault { uuid, xid });
+                        if !heard {
                             return End::Unheard;
                         }
                     }
