@@ -69,6 +69,10 @@ impl EngineFacts {
         if self.rootless {
             return Some("a rootless engine may not mount devices".into());
         }
+        if self.users_are_mapped() {
+            // Its root folder is made before the engine says whose the runner's user is.
+            return Some("the engine maps users (userns-remap)".into());
+        }
         (!Path::new(&self.root_dir).join("volumes").exists()).then(|| {
             format!(
                 "the engine's folder {} is not on this host, or the agent may not see it",

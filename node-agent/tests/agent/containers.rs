@@ -190,7 +190,7 @@ async fn a_job_has_a_container_and_a_service_beside_it_and_all_of_it_goes() {
 
     // A step in the job container, as that container is and not as the runner's.
     let (code, out, _) = job.ask(script(
-        "id -u; echo $GREETING $STEP; pwd; grep -E 'CapEff|NoNewPrivs' /proc/self/status; echo ${PATH%%:*}; touch /__w/from-container; ls -d /github/home/ /home/runner/.credentials || true; grep web /etc/hosts; printf last; exit 7",
+        "id -u; echo $GREETING $STEP; pwd; grep -E 'CapEff|NoNewPrivs' /proc/self/status; echo ${PATH%%:*}; touch /__w/from-container; ls -d /github/home/ /home/runner/.credentials 2>&1 || true; grep web /etc/hosts; printf last; exit 7",
     ));
     assert_eq!(code, 7, "{out}");
     for line in [
