@@ -185,7 +185,7 @@ fn firewall(inside: &[String], state: &mut HostState) -> Result<()> {
     let mut block: Vec<String> = Vec::new();
     for line in run(inside, "nft", &["list", "ruleset"])?.lines() {
         let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
+        if line.is_empty() || line.starts_with('#') || ends_by_itself(line) {
             continue;
         }
         if let Some(opened) = line.strip_suffix('{') {
@@ -215,6 +215,11 @@ fn firewall(inside: &[String], state: &mut HostState) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a rule noted of a packet for a while: an element of a set with a timeout.
+fn ends_by_itself(line: &str) -> bool {
+    line.split_whitespace().any(|word| word == "expires")
 }
 
 /// `counter packets 12 bytes 3456` as `counter`.
@@ -486,6 +491,13 @@ mod tests {
             .insert("chain INPUT / tcp dport 22 accept".into(), 1);
         let found = difference(&before, &after, &marks(), false);
         assert_eq!(found.missing.len(), 2, "{found:?}");
+    }
+
+    #[test]
+    fn what_rules_note_for_a_while_is_no_difference() {
+        let noted = "\"ls-4c85ea-0\" . 10.193.0.1 . tcp . 22 counter packets 1 bytes 60 expires 8m11s692ms,";
+        assert!(ends_by_itself(noted));
+        assert!(!ends_by_itself("iifname \"ls-*\" goto denied"));
     }
 
     #[test]
