@@ -35,9 +35,9 @@ fn look(root: &Path) -> Sight {
     match nvidia::open(root) {
         Ok(library) => match library.look(root) {
             Ok(found) => sight.uuids = found.gpus.into_iter().map(|gpu| gpu.uuid).collect(),
-            Err(error) => sight.library = error.to_string(),
+            Err(error) => sight.unusable = error.to_string(),
         },
-        Err(problem) => sight.library = problem,
+        Err(problem) => sight.unusable = problem,
     }
     sight
 }
@@ -156,6 +156,6 @@ mod tests {
         assert_eq!(sight.nodes, [3, 4]);
         assert_eq!(sight.unopened.len(), 1);
         assert!(sight.unopened[0].contains("/dev/nvidia4"));
-        assert!(!sight.library.is_empty());
+        assert!(!sight.unusable.is_empty());
     }
 }

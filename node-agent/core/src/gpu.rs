@@ -121,7 +121,7 @@ pub struct Sight {
     /// What the driver's library listed there; instances with their GPUs.
     pub uuids: Vec<String>,
     /// Why the library said nothing; empty when it answered.
-    pub library: String,
+    pub unusable: String,
 }
 
 /// Whether exactly the wanted GPU was seen: the evidence, or what is wrong.
@@ -140,7 +140,7 @@ pub fn judge(wanted: &Wanted, sight: &Sight) -> Result<String, String> {
     if other_node || nodes.len() != 1 {
         return Err(format!("the container saw other GPUs: {}", list(&nodes)));
     }
-    if sight.library.is_empty() {
+    if sight.unusable.is_empty() {
         let expected = [&wanted.uuid, &wanted.parent_uuid];
         let stranger = sight.uuids.iter().find(|uuid| !expected.contains(uuid));
         if let Some(stranger) = stranger {
@@ -154,7 +154,7 @@ pub fn judge(wanted: &Wanted, sight: &Sight) -> Result<String, String> {
     if instance {
         return Err(format!(
             "the container saw /dev/nvidia{}, which does not tell one instance from another, and the driver's library told nothing there: {}",
-            sight.nodes[0], sight.library
+            sight.nodes[0], sight.unusable
         ));
     }
     Ok(format!("it opened /dev/nvidia{} alone", sight.nodes[0]))
@@ -232,7 +232,7 @@ mod tests {
         };
         assert!(judge(&wanted, &good).unwrap().contains("GPU-1 alone"));
         let without_library = Sight {
-            library: "not there".into(),
+            unusable: "not there".into(),
             uuids: vec![],
             ..good.clone()
         };
@@ -317,7 +317,7 @@ mod tests {
         };
         assert!(judge(&wanted, &neighbour).unwrap_err().contains("MIG-2"));
         let blind = Sight {
-            library: "absent".into(),
+            unusable: "absent".into(),
             uuids: vec![],
             ..sight
         };
