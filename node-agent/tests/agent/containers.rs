@@ -257,8 +257,10 @@ async fn a_job_has_a_container_and_a_service_beside_it_and_all_of_it_goes() {
 
     // The agent is killed and comes back: the job goes on asking.
     let (asked, name) = (job.asked, job.runner);
+    let looked = bench.property("non_root").evidence;
     bench.kill_agent();
     bench.start_agent().await;
+    bench.looked_since(&looked).await;
     bench.phase(&runner, Phase::Busy).await;
     assert_eq!(beside(&container).len(), 2, "adopted with their job");
     let mut job = Job {

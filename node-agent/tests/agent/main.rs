@@ -322,7 +322,12 @@ async fn wall(on: &On, mut bench: Bench, flush: &str) -> pb::DeniedEgress {
     let server = on.listen(&format!("{}:0", gateway.trim()));
     let server = tokio::net::TcpListener::from_std(server).expect("a listening socket");
     let port = server.local_addr().expect("bound").port();
-    tokio::spawn(async move { while server.accept().await.is_ok() {} });
+    let (reached, mut connections) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        while server.accept().await.is_ok() {
+            let _ = reached.try_send(());
+        }
+    });
     let job = format!(
         "while [ ! -e _work/stop ]; do if nc -w 1 {} {port} </dev/null >/dev/null 2>&1; then echo REACHED; else echo DENIED; fi; sleep 0.1; done",
         gateway.trim()
@@ -330,9 +335,14 @@ async fn wall(on: &On, mut bench: Bench, flush: &str) -> pb::DeniedEgress {
     bench.register(&runner, &job, "x").await;
     bench.output_has(&runner, "DENIED").await;
     assert!(!bench.output_so_far(&runner).contains("REACHED"));
+    assert!(connections.try_recv().is_err(), "somebody got through");
 
-    // The positive control: the same packet, without the rules.
+    // The positive control: the same packet, without the rules and nobody to put them back.
+    bench.pause_agent();
     on.must(flush);
+    let arrived = tokio::time::timeout(support::DEADLINE, connections.recv()).await;
+    assert!(arrived.is_ok_and(|it| it.is_some()), "no rule, no denial");
+    bench.resume_agent();
     bench.output_has(&runner, "REACHED").await;
     // Noticed and put back without anybody asking.
     bench

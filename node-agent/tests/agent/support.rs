@@ -22,7 +22,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Nothing in these tests takes longer on the slowest machine they run on.
-const DEADLINE: Duration = Duration::from_secs(90);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
 type Downstream = mpsc::Sender<Result<pb::AttachResponse, Status>>;
 
@@ -201,6 +201,17 @@ impl Bench {
                 || seen.capability.properties.iter().any(|told| {
                     told.name == "non_root" && !told.evidence.starts_with("not probed yet")
                 })
+        })
+        .await;
+    }
+
+    /// Waits until a look later than the one of this evidence is over; the agent keeps
+    /// what it found over its restart, and then looks again.
+    pub(crate) async fn looked_since(&mut self, evidence: &str) {
+        self.wait("the look after a restart is over", |seen| {
+            let told = seen.capability.properties.iter();
+            let mut told = told.filter(|told| told.name == "non_root");
+            told.any(|told| told.evidence != evidence)
         })
         .await;
     }
@@ -426,17 +437,27 @@ impl Bench {
         self.kill_agent();
     }
 
+    /// SIGSTOP: what the agent would notice stays unnoticed for now.
+    pub(crate) fn pause_agent(&self) {
+        self.signal_agent("STOP");
+    }
+
+    pub(crate) fn resume_agent(&self) {
+        self.signal_agent("CONT");
+    }
+
+    fn signal_agent(&self, signal: &str) {
+        let id = self.agent.as_ref().expect("an agent runs").id();
+        let mut kill = Command::new("kill");
+        kill.args(["-s", signal, &id.to_string()]);
+        assert!(kill.status().unwrap().success(), "{signal} to the agent");
+    }
+
     /// SIGTERM; how long the process took to end.
     pub(crate) async fn terminate_agent(&mut self) -> Duration {
+        self.signal_agent("TERM");
         let mut agent = self.agent.take().unwrap();
         let begin = Instant::now();
-        assert!(
-            Command::new("kill")
-                .arg(agent.id().to_string())
-                .status()
-                .unwrap()
-                .success()
-        );
         loop {
             if agent.try_wait().unwrap().is_some() {
                 return begin.elapsed();
@@ -488,7 +509,8 @@ impl Bench {
     /// Containers, job volumes and control groups that outlived their runner.
     pub(crate) fn leftovers(&self) -> String {
         let own = format!("label={}={}", label::INSTANCE, self.instance().as_str());
-        let mut text = self.docker(&["ps", "-aq", "--filter", &own]);
+        let which = "{{.ID}} {{.Names}} {{.Status}}";
+        let mut text = self.docker(&["ps", "-a", "--format", which, "--filter", &own]);
         for volume in self
             .docker(&["volume", "ls", "-q", "--filter", &own])
             .lines()
