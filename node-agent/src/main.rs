@@ -13,8 +13,8 @@ use longshore_agent::{app, see_gpus, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// EX_USAGE: told before anything is touched.
-const USAGE: u8 = 64;
+/// As a flag that does not exist ends it: told before anything is touched.
+const USAGE: u8 = 2;
 
 fn command() -> Command {
     let mut command = Command::new("longshore-agent")

@@ -8,10 +8,11 @@ pub mod accounts;
 pub mod domains;
 pub mod keys;
 pub(crate) mod pools;
+mod report;
 pub mod values;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -96,6 +97,8 @@ pub struct Config {
     /// Subject, weight, maximum.
     pub shares: Vec<(String, u32, u32)>,
     origins: Origins,
+    /// What the file says of each pool, by its name; the rest is default.
+    pool_keys: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// The three listeners.
@@ -224,56 +227,6 @@ impl Config {
             Some(parts) if problems.is_empty() => Ok(Self { origins, ..parts }),
             _ => Err(ConfigError(problems)),
         }
-    }
-
-    /// One line per setting: value and origin. Nothing secret is part of it.
-    pub fn report(&self, token_in_environment: bool) -> String {
-        let mut text = String::new();
-        for key in KEYS {
-            let (value, origin) = match self.origins.get(key.path) {
-                Some((values, origin)) if key.list => (format!("{values:?}"), origin.to_string()),
-                Some((values, origin)) => (
-                    values.first().map(|v| format!("{v:?}")).unwrap_or_default(),
-                    origin.to_string(),
-                ),
-                None => ("(unset)".to_owned(), "default".to_owned()),
-            };
-            text.push_str(&format!("{} = {value}  # {origin}\n", key.path));
-        }
-        if token_in_environment {
-            text.push_str("github.token = \"********\"  # environment GITHUB_TOKEN\n");
-        }
-        for account in &self.github.accounts.accounts {
-            let kind = match account.organization {
-                true => "organization",
-                false => "user",
-            };
-            let file = account.token_file.as_ref();
-            let token = file.map_or("the general credential".to_owned(), |f| {
-                f.display().to_string()
-            });
-            text.push_str(&format!(
-                "{kind} {}: token {token}  # file\n",
-                account.login
-            ));
-        }
-        for enterprise in &self.github.accounts.enterprises {
-            text.push_str(&format!(
-                "enterprise {}: token {}, organizations {:?}  # file\n",
-                enterprise.slug,
-                enterprise.token_file.display(),
-                enterprise.organizations
-            ));
-        }
-        for pool in &self.pools {
-            text.push_str(&format!("pool {}  # file\n", pool.name));
-        }
-        for (subject, weight, maximum) in &self.shares {
-            text.push_str(&format!(
-                "share {subject}: weight {weight}, maximum {maximum}  # file\n"
-            ));
-        }
-        text
     }
 
     /// `LONGSHORE_*` variables that no setting reads, with the nearest one.
@@ -532,6 +485,7 @@ impl Reader<'_> {
             pools: pools?,
             shares,
             origins: Origins::new(),
+            pool_keys: pools::written(&tables.pools),
         })
     }
 

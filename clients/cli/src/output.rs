@@ -121,6 +121,12 @@ impl Out {
         self.flush()
     }
 
+    /// One object of a stream, on a line of its own.
+    pub(crate) fn line<T: Serialize>(&mut self, item: &T) -> Result<(), Failure> {
+        self.json_line(item)?;
+        self.flush()
+    }
+
     /// A line for people; nothing in the other formats.
     pub(crate) fn say(&mut self, line: &str) -> Result<(), Failure> {
         if self.for_people() {

@@ -1,5 +1,7 @@
 //! `[[pools]]` and `[shares]` of the file.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use scheduler_core::{
     input::Defaults,
     model::{Admission, Placement, Pool, Priority, Resources},
@@ -39,6 +41,69 @@ pub(super) fn pools(
         pools.push(pool);
     }
     pools
+}
+
+/// Keys that the file gives each pool, by the pool's name.
+pub(super) fn written(tables: &[toml::Table]) -> BTreeMap<String, BTreeSet<String>> {
+    let named = |table: &toml::Table| Some(table.get("name")?.as_str()?.to_owned());
+    let keys = |table: &toml::Table| table.keys().cloned().collect();
+    tables
+        .iter()
+        .filter_map(|table| Some((named(table)?, keys(table))))
+        .collect()
+}
+
+/// What is in force in a pool, in the words of `set`. A runner group that is GitHub's
+/// default one has no word and is left out.
+pub(super) fn values(pool: &Pool) -> Vec<(&'static str, toml::Value)> {
+    let text = |text: &str| toml::Value::from(text);
+    let list = |texts: &[String]| toml::Value::from(texts.to_vec());
+    let set = |texts: &BTreeSet<String>| toml::Value::from(Vec::from_iter(texts.iter().cloned()));
+    let number = |number: u32| toml::Value::from(i64::from(number));
+    let (major, minor) = pool.gpu.compute_capability;
+    let mut values = vec![
+        ("name", text(pool.name.as_str())),
+        ("labels", set(&pool.labels)),
+        ("repositories", list(&pool.repositories)),
+        (
+            "public_repositories",
+            text(admission_word(pool.public_repositories)),
+        ),
+        (
+            "fork_pull_requests",
+            text(admission_word(pool.fork_pull_requests)),
+        ),
+        ("image", text(&pool.image)),
+        ("name_prefix", text(&pool.name_prefix)),
+        ("cpu", text(&format!("{}m", pool.resources.cpu_millis))),
+        ("memory", text(&values::size(pool.resources.memory_bytes))),
+        ("gpus", number(pool.resources.gpus)),
+        ("profile", text(&pool.profile)),
+        ("network_mode", text(&pool.network_mode)),
+        ("allowed_domains", list(&pool.allowed_domains)),
+        ("idle_floor", number(pool.idle_floor)),
+        ("maximum", number(pool.maximum)),
+        ("priority", text(priority_word(pool.priority))),
+        ("placement", text(placement_word(pool.placement))),
+        ("required_properties", set(&pool.required_properties)),
+        ("idle_timeout", text(&values::span(pool.idle_timeout))),
+        ("lifetime", text(&values::span(pool.lifetime))),
+        ("bare_self_hosted", text(&pool.bare_self_hosted.to_string())),
+        ("precedence", toml::Value::from(i64::from(pool.precedence))),
+    ];
+    if let Some(group) = &pool.runner_group {
+        values.push(("runner_group", text(group)));
+    }
+    if pool.gpu.memory_mib > 0 {
+        values.push(("gpu_memory", text(&format!("{}MiB", pool.gpu.memory_mib))));
+    }
+    if (major, minor) != (0, 0) {
+        values.push(("gpu_compute_capability", text(&format!("{major}.{minor}"))));
+    }
+    if !pool.gpu.models.is_empty() {
+        values.push(("gpu_models", list(&pool.gpu.models)));
+    }
+    values
 }
 
 fn set(pool: &mut Pool, key: &str, value: &toml::Value) -> Result<(), String> {
@@ -156,6 +221,14 @@ pub(crate) fn admission(word: &str) -> Result<Admission, String> {
     }
 }
 
+fn admission_word(admission: Admission) -> &'static str {
+    match admission {
+        Admission::Refuse => "refuse",
+        Admission::StrictOnly => "strict",
+        Admission::Allow => "allow",
+    }
+}
+
 /// `low`, `normal` or `high`.
 pub(crate) fn priority(word: &str) -> Result<Priority, String> {
     match word {
@@ -166,12 +239,27 @@ pub(crate) fn priority(word: &str) -> Result<Priority, String> {
     }
 }
 
+fn priority_word(priority: Priority) -> &'static str {
+    match priority {
+        Priority::Low => "low",
+        Priority::Normal => "normal",
+        Priority::High => "high",
+    }
+}
+
 /// `pack` or `spread`.
 pub(crate) fn placement(word: &str) -> Result<Placement, String> {
     match word {
         "pack" => Ok(Placement::Pack),
         "spread" => Ok(Placement::Spread),
         _ => Err(format!("`{word}` is neither pack nor spread")),
+    }
+}
+
+fn placement_word(placement: Placement) -> &'static str {
+    match placement {
+        Placement::Pack => "pack",
+        Placement::Spread => "spread",
     }
 }
 

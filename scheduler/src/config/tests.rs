@@ -197,6 +197,57 @@ lifetime = "2d"
 }
 
 #[test]
+fn what_is_told_of_a_pool_makes_the_same_pool_again() {
+    let file = r#"
+[[pools]]
+name = "all"
+labels = ["gpu", "linux"]
+repositories = ["acme/*"]
+public_repositories = "strict"
+fork_pull_requests = "allow"
+image = "a/b:1"
+runner_group = "big"
+name_prefix = "x"
+cpu = 1.5
+memory = "1500m"
+gpus = 1
+gpu_memory = "40GiB"
+gpu_compute_capability = "8.0"
+gpu_models = ["H100"]
+profile = "standard"
+network_mode = "allowlist"
+allowed_domains = ["github.com"]
+idle_floor = 1
+maximum = 3
+priority = "low"
+placement = "spread"
+required_properties = ["no_ipv6"]
+idle_timeout = "90s"
+lifetime = "6h15m"
+bare_self_hosted = true
+precedence = -1
+[[pools]]
+name = "bare"
+"#;
+    let told = |file: &str| {
+        let config = resolve(&[], Some(file), &[], None).expect("valid");
+        (config.pools.clone(), config.report(false))
+    };
+    let (pools, report) = told(file);
+    let tables = &report[report.find("[[pools]]").expect("told")..];
+    assert_eq!(told(tables).0, pools, "{tables}");
+    for key in POOL_KEYS {
+        let line = format!("\n{key} = ");
+        assert!(tables.contains(&line), "{key} is not told:\n{tables}");
+    }
+    assert!(
+        tables.contains("memory = \"1500MiB\"  # file\n"),
+        "{tables}"
+    );
+    assert!(tables.contains("precedence = 0  # default\n"), "{tables}");
+}
+
+#[test]
 fn half_an_app_is_an_error_with_the_next_step() {
     let text = resolve(&["--github-app-id", "7"], None, &[], None)
         .expect_err("refused")

@@ -60,6 +60,34 @@ pub fn bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(wrong)
 }
 
+/// The size as [`bytes`] reads it, in the largest unit that leaves nothing over.
+pub fn size(bytes: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let whole = units
+        .into_iter()
+        .find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0);
+    whole.map_or(bytes.to_string(), |(shift, unit)| {
+        format!("{}{unit}", bytes >> shift)
+    })
+}
+
+/// The duration as [`duration`] reads it, in the largest unit that leaves nothing over.
+pub fn span(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [
+        (86_400_000, "d"),
+        (3_600_000, "h"),
+        (60_000, "m"),
+        (1_000, "s"),
+    ];
+    let whole = units
+        .into_iter()
+        .find(|(unit, _)| millis > 0 && millis % unit == 0);
+    whole.map_or(format!("{millis}ms"), |(unit, word)| {
+        format!("{}{word}", millis / unit)
+    })
+}
+
 /// Less kills the runner program before it has a job.
 pub const LEAST_MEMORY: u64 = 64 << 20;
 

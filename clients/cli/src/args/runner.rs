@@ -21,7 +21,7 @@ pub(crate) enum Runner {
     Provision(Provision),
     /// Stop one container; the job in it is cancelled
     StopContainer(StopContainer),
-    /// What a runner wrote, also after it is gone
+    /// What a runner wrote, also after it is gone; -o json: an object for each line
     Logs(Logs),
 }
 

@@ -150,6 +150,11 @@ impl Described for Status {
         }
         page.line("Fleet", self.fleet.clone());
         page.line("Version", self.version.clone());
+        if self.nodes_total == 0 {
+            // Which label it lacks says nothing while there is none.
+            page.sentence("no node is attached: start longshore-agent on a host");
+            return;
+        }
         for line in filtered_lines(&self.filtered) {
             page.sentence(&line);
         }

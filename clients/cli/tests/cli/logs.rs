@@ -40,6 +40,18 @@ fn the_bytes_come_as_they_were_written_and_losses_are_said_on_stderr() {
 }
 
 #[test]
+fn programs_get_an_object_for_each_line_and_each_loss() {
+    let chunks: &[(&[u8], u64)] = &[(b"one\ntw", 0), (b"o\n", 0), (b"\xffend", 17)];
+    let fake = with_log("ls-k3x-ab12", chunks);
+    for format in ["json", "jsonl"] {
+        let ended = run(&fake.url, &["runner", "logs", "ls-k3x-ab12", "-o", format]);
+        let told = "{\"line\":\"one\"}\n{\"line\":\"two\"}\n{\"skipped\":17}\n{\"line\":\"\u{fffd}end\"}\n";
+        assert_eq!((ended.code, ended.stdout.as_str()), (0, told));
+        assert_eq!(ended.stderr, "");
+    }
+}
+
+#[test]
 fn following_shows_output_at_once_and_ends_with_an_error_when_the_scheduler_goes() {
     let fake = with_log("ls-k3x-cd34", &[(b"working\n", 0)]);
     let mut child = command(&fake.url, &["runner", "logs", "-f", "0123456789ab"])

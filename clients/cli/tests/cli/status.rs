@@ -47,6 +47,19 @@ fn status_for_people_says_what_is_filtered_by_architecture() {
 }
 
 #[test]
+fn without_a_node_that_is_said_and_no_label_blamed() {
+    let mut world = harbour(FIXED);
+    (world.status.nodes_total, world.status.nodes_ready) = (0, 0);
+    let fake = Fake::start(world);
+    let text = run(&fake.url, &["runner", "status", "-o", "table"]).good();
+    assert!(
+        text.contains("\nno node is attached: start longshore-agent"),
+        "{text}"
+    );
+    assert!(!text.contains("filtered"), "{text}");
+}
+
+#[test]
 fn start_sends_only_the_settings_that_were_given() {
     let fake = Fake::start(harbour(FIXED));
     let args =
