@@ -65,7 +65,7 @@ pub fn size(bytes: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     let whole = units
         .into_iter()
-        .find(|(shift, _)| bytes > 0 && bytes % (1 << shift) == 0);
+        .find(|(shift, _)| bytes > 0 && bytes.is_multiple_of(1 << shift));
     whole.map_or(bytes.to_string(), |(shift, unit)| {
         format!("{}{unit}", bytes >> shift)
     })
@@ -82,7 +82,7 @@ pub fn span(duration: Duration) -> String {
     ];
     let whole = units
         .into_iter()
-        .find(|(unit, _)| millis > 0 && millis % unit == 0);
+        .find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit));
     whole.map_or(format!("{millis}ms"), |(unit, word)| {
         format!("{}{word}", millis / unit)
     })
