@@ -46,6 +46,9 @@ impl Podman {
             .args(["--tmpdir", &path("tmp")])
             .args(["--network-config-dir", &path("networks")])
             .args(["--cgroup-manager=cgroupfs", "--events-backend=file"])
+            // Podman would take crun where it is installed, and crun refuses hosts that have
+            // both kinds of control groups.
+            .args(["--runtime", "runc"])
             .args(["system", "service", "--time=0"])
             .arg(format!("unix://{}", path("engine.sock")))
             .stdin(Stdio::null())
