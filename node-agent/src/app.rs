@@ -147,6 +147,7 @@ fn limits(config: &Config) -> Limits {
         memory_bytes: config.memory_bytes,
         max_runners: config.max_runners,
         profiles: config.profiles,
+        emulated: config.emulated,
     }
 }
 

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use agent_core::ranges::Range;
 use agent_core::sandbox::Offered;
 use agent_core::slots::SlotsCidr;
+use agent_detect::emulation::Asked;
 use agent_docker::FirewallTool;
 use thiserror::Error;
 
 const MAX_RANGES: usize = 64;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 24] = [
+pub const KEYS: [(&str, &str, &str); 25] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -92,6 +93,11 @@ pub const KEYS: [(&str, &str, &str); 24] = [
         "sandbox profiles to offer, comma separated",
     ),
     (
+        "emulated",
+        "",
+        "architectures to offer by emulation as arm64-emulated and so on, of arm64, arm, x64; default is none",
+    ),
+    (
         "standby_enabled",
         "false",
         "keep sandboxes started before a runner asks for one",
@@ -115,7 +121,7 @@ pub const KEYS: [(&str, &str, &str); 24] = [
     (
         "probe_root",
         "/",
-        "folder under which the files that describe GPUs are read; another one is for recorded hosts",
+        "folder under which the files that describe the machine and its GPUs are read; another one is for recorded hosts",
     ),
     (
         "lease",
@@ -326,6 +332,8 @@ pub struct Config {
     pub job_disk: u64,
     pub pull: bool,
     pub profiles: Offered,
+    /// Offered under labels of their own.
+    pub emulated: Asked,
     /// Whether standbys are kept, and the fewest and the most of a kind.
     pub standby_enabled: bool,
     pub standby_floor: u32,
@@ -387,6 +395,7 @@ impl Config {
                 )),
                 size => Ok(size),
             })?,
+            emulated: settings.parse("emulated", Asked::parse)?,
             profiles: settings.parse("profiles", |text| {
                 Offered::parse(text).map_err(|word| {
                     format!("{word:?} is not one of strict, standard and containers")

@@ -3,7 +3,7 @@
 #![warn(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use agent_core::sandbox::gpu_proof;
@@ -119,7 +119,10 @@ fn configuration(matches: &ArgMatches) -> anyhow::Result<(Settings, Config)> {
         |name| std::env::var(name).ok(),
         &flags,
     )?;
-    let config = Config::new(&settings, &agent_detect::cpu::probe().hostname)?;
+    let config = Config::new(
+        &settings,
+        &agent_detect::cpu::probe(Path::new("/")).hostname,
+    )?;
     Ok((settings, config))
 }
 

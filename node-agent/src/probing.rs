@@ -82,8 +82,12 @@ impl Probing {
         self.due = Some(now);
     }
 
-    /// A job is to run from this image.
+    /// A job is to run from this image. The probe's program is of this host's own
+    /// architecture, and in an emulated sandbox it would tell the emulator's findings.
     pub fn saw(&mut self, image: &str, platform: &str) {
+        if platform != platform_here() {
+            return;
+        }
         if self.image.as_ref().is_none_or(|(known, _)| known != image) {
             self.image = Some((image.to_owned(), platform.to_owned()));
         }

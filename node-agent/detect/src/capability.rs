@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::Host;
 use crate::cpu::arch_of;
+use crate::emulation::{Asked, is_emulated};
 use crate::offer::{Findings, OfferedGpu};
 use crate::profiles::offers;
 use crate::properties::{Property, of_engine};
@@ -43,7 +44,7 @@ impl Engine {
     }
 }
 
-/// What the operator allows; it may only take away.
+/// What the operator allows; it may only take away, but for emulation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     pub cpu_millis: Option<u32>,
@@ -51,6 +52,9 @@ pub struct Limits {
     pub max_runners: u32,
     /// Profiles that may be offered.
     pub profiles: Offered,
+    /// Foreign architectures to offer under a label of their own; the one thing an
+    /// operator adds, and only where the host shows that it can.
+    pub emulated: Asked,
 }
 
 /// One probe's finding.
@@ -98,15 +102,30 @@ pub fn assemble(
         });
     };
     let cpu = &host.cpu;
-    let kernel_arch = arch_of(&cpu.machine);
+    // An agent in an emulated sandbox or program is told the emulator's machine.
+    let emulated_agent = is_emulated(&cpu.machine, cpu.x86_vendor);
+    let kernel_arch = arch_of(&cpu.machine).filter(|_| !emulated_agent);
+    if let Some(tree) = &host.recorded {
+        say(
+            "host",
+            "probe_root",
+            format!("recorded in {tree}; not looked at here"),
+        );
+    }
     say(
         "arch",
-        "kernel",
-        format!(
-            "machine {} is {}",
-            cpu.machine,
-            kernel_arch.unwrap_or("not supported")
-        ),
+        &cpu.machine_source,
+        match kernel_arch {
+            None if emulated_agent => format!(
+                "machine {} on a processor of {} is emulation of the agent itself; nothing is offered",
+                cpu.machine, cpu.vendor
+            ),
+            known => format!(
+                "machine {} is {}",
+                cpu.machine,
+                known.unwrap_or("not supported")
+            ),
+        },
     );
     let engine_arch = engine.and_then(|engine| arch_of(&engine.architecture));
     if let Some(engine) = engine {
@@ -152,12 +171,34 @@ pub fn assemble(
             );
         }
     }
-    for emulated in host.emulation.emulated() {
+    let mut emulated_labels = vec![];
+    for found in host.emulation.emulated() {
+        if found == arch || limits.emulated.list().any(|asked| asked == found) {
+            continue;
+        }
         say(
             "emulation",
             "binfmt_misc",
-            format!("{emulated} programs run by emulation; never offered as {emulated}"),
+            format!(
+                "{found} programs run by emulation; never offered as {found}, and as {found}-emulated only when `emulated` names it"
+            ),
         );
+    }
+    for asked in limits.emulated.list().filter(|asked| *asked != arch) {
+        let finding = match host.emulation.gap(asked) {
+            None => {
+                emulated_labels.push(format!("{asked}-emulated"));
+                let by = host
+                    .emulation
+                    .handlers
+                    .iter()
+                    .find(|handler| handler.arch == asked)
+                    .map_or("", |handler| handler.interpreter.as_str());
+                format!("{asked} programs run by {by}: offered as {asked}-emulated")
+            }
+            Some(why) => format!("{asked}-emulated is asked for and not offered: {why}"),
+        };
+        say("emulation", "binfmt_misc", finding);
     }
     let memory = match engine {
         Some(engine) if engine.memory_bytes > 0 => engine.memory_bytes.min(cpu.memory_bytes),
@@ -219,6 +260,7 @@ pub fn assemble(
         if gpus.offered.iter().any(OfferedGpu::is_offered) {
             labels.extend(["gpu".to_owned(), "cuda".to_owned()]);
         }
+        labels.extend(emulated_labels);
     }
     let offered = gpus.offered.iter().filter(|gpu| gpu.is_offered()).count();
     Capability {
@@ -397,5 +439,92 @@ mod tests {
         });
         assert!(proven.labels.contains(&"cuda".to_owned()));
         assert_eq!(proven.capacity.gpus, 1);
+    }
+
+    fn emulating(name: &str, magic: &str) -> Host {
+        let text =
+            format!("enabled\ninterpreter /usr/bin/q\nflags: OCF\noffset 0\nmagic {magic}\n");
+        Host {
+            emulation: crate::emulation::Emulation {
+                visible: true,
+                handlers: vec![crate::emulation::parse_handler(name, &text)],
+            },
+            ..host("x86_64")
+        }
+    }
+
+    const ARM64_MAGIC: &str = "7f454c460201010000000000000000000200b700";
+
+    #[test]
+    fn emulation_is_offered_only_when_asked_for_and_under_its_own_label() {
+        let host = emulating("qemu-aarch64", ARM64_MAGIC);
+        let with = |emulated: &str| {
+            let limits = Limits {
+                emulated: Asked::parse(emulated).unwrap(),
+                ..Limits::default()
+            };
+            assemble(
+                &host,
+                Some(&engine("x86_64")),
+                &limits,
+                &Findings::default(),
+            )
+        };
+        let unasked = with("");
+        assert_eq!(unasked.labels, ["self-hosted", "linux", "x64", "docker"]);
+        let told = |found: &Capability, word: &str| {
+            found.evidence.iter().any(|e| e.finding.contains(word))
+        };
+        assert!(told(&unasked, "arm64 programs run by emulation"));
+        let asked = with("arm64,arm,x64");
+        assert_eq!(asked.arch, "x64");
+        let labels = ["self-hosted", "linux", "x64", "docker", "arm64-emulated"];
+        assert_eq!(asked.labels, labels);
+        assert!(told(&asked, "offered as arm64-emulated"));
+        assert!(told(&asked, "arm-emulated is asked for and not offered"));
+    }
+
+    #[test]
+    fn an_agent_that_is_emulated_itself_offers_nothing() {
+        let mut host = host("aarch64");
+        host.cpu.x86_vendor = true;
+        host.cpu.vendor = "GenuineIntel".into();
+        let found = assemble(
+            &host,
+            Some(&engine("aarch64")),
+            &Limits::default(),
+            &Findings::default(),
+        );
+        assert_eq!((found.arch.as_str(), found.labels.len()), ("", 0));
+        let told = found
+            .evidence
+            .iter()
+            .any(|e| e.finding.contains("emulation of the agent"));
+        assert!(told, "{:?}", found.evidence);
+    }
+
+    #[test]
+    fn a_recorded_arm64_host_is_native() {
+        let tree = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/arm64-tree");
+        let host = crate::host(std::path::Path::new(tree));
+        let limits = Limits {
+            emulated: Asked::parse("arm64,arm").unwrap(),
+            ..Limits::default()
+        };
+        let found = assemble(
+            &host,
+            Some(&engine("aarch64")),
+            &limits,
+            &Findings::default(),
+        );
+        assert_eq!(found.arch, "arm64");
+        assert_eq!(found.labels, ["self-hosted", "linux", "arm64", "docker"]);
+        assert_eq!(found.capacity.cpu_millis, 4_000);
+        assert!(
+            found
+                .evidence
+                .iter()
+                .any(|e| e.finding.contains("recorded in"))
+        );
     }
 }

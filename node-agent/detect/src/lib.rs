@@ -21,12 +21,18 @@ use std::path::Path;
 
 /// Reads this host. The engine is asked by the caller, who owns its client.
 ///
-/// `root` is where the files of GPUs are read: `/`, or a recorded tree.
+/// `root` is `/` or a recorded tree. A tree that holds `proc/cpuinfo` records a whole
+/// machine; one without it records GPUs only, beside the processor of this host.
 pub fn host(root: &Path) -> Host {
+    let machine = match root.join("proc/cpuinfo").exists() {
+        true => root,
+        false => Path::new("/"),
+    };
     Host {
-        cpu: cpu::probe(),
-        emulation: emulation::probe(),
+        cpu: cpu::probe(machine),
+        emulation: emulation::probe(machine),
         nvidia: nvidia::probe(root),
+        recorded: (machine != Path::new("/")).then(|| root.display().to_string()),
     }
 }
 
@@ -36,4 +42,6 @@ pub struct Host {
     pub cpu: cpu::Cpu,
     pub emulation: emulation::Emulation,
     pub nvidia: nvidia::Nvidia,
+    /// The tree that the processor and emulators were read from; none for this host.
+    pub recorded: Option<String>,
 }

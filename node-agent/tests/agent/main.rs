@@ -6,6 +6,11 @@
 
 mod abuse;
 mod allowlist;
+// On ARM every other test is the test of it.
+#[cfg(target_arch = "x86_64")]
+mod arm;
+#[cfg(target_arch = "x86_64")]
+mod arm_engine;
 mod broken;
 mod containers;
 mod disk;

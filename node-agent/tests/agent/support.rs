@@ -923,7 +923,7 @@ pub(crate) fn image() -> String {
     IMAGE.get_or_init(make_image).clone()
 }
 
-const LISTENER: &str = r#"#!/bin/sh
+pub(crate) const LISTENER: &str = r#"#!/bin/sh
 echo "√ Connected to GitHub"
 echo "Current runner version: '2.336.0'"
 trap 'echo interrupted; exit 130' INT
