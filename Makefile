@@ -18,7 +18,7 @@ check: ## formatting, lints, generated code, house rules: no container needed
 bench: ## measures and writes target/bench/results.json; ONLY=name measures one
 	@tests/run bench
 
-soak: ## many seeds of the simulation: SEED=first, SEEDS=how many
+soak: ## many seeds of the simulation (SEED=first, SEEDS=how many), then SOAK_JOBS jobs through this host
 	@tests/run soak
 
 mutants: ## plants bugs one by one and shows that a test finds each

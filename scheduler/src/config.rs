@@ -522,6 +522,19 @@ impl Reader<'_> {
         let idle_timeout = span("defaults.idle_timeout");
         let node_lease = span("defaults.node_lease");
         let orphan_age = span("defaults.orphan_age");
+        let at_least_a_second = |name: &str| {
+            self.parsed(name, |text| {
+                let span = values::duration(text)?;
+                if span < Duration::from_secs(1) {
+                    return Err("must be at least 1s".to_owned());
+                }
+                Ok(span)
+            })
+        };
+        let ghost_age = at_least_a_second("defaults.ghost_age");
+        let ghost_confirmation = at_least_a_second("defaults.ghost_confirmation");
+        let after_completion = at_least_a_second("defaults.after_completion");
+        let stop_grace = at_least_a_second("defaults.stop_grace");
         let ageing = span("defaults.ageing");
         let bare = self.parsed("defaults.bare_self_hosted", values::boolean);
         let watch = watch?;
@@ -532,6 +545,10 @@ impl Reader<'_> {
             lifetime: lifetime?,
             node_lease: node_lease?,
             orphan_age: orphan_age?,
+            ghost_age: ghost_age?,
+            ghost_confirmation: ghost_confirmation?,
+            after_completion: after_completion?,
+            stop_grace: stop_grace?,
             ageing: ageing?,
             resources: Resources {
                 cpu_millis: cpu_millis?,

@@ -22,23 +22,32 @@ use crate::{
     },
 };
 
+/// Lists of runners are never closer together.
+const SOONEST_LIST: Duration = Duration::from_secs(1);
+
 /// One GitHub with all its credentials. Clones share the current connection.
 #[derive(Clone)]
 pub struct Hub {
     current: Arc<ArcSwap<Client>>,
     config: Arc<GitHubConfig>,
     prefix: Arc<str>,
+    /// Time between two lists of runners.
+    list_every: Duration,
 }
 
 impl Hub {
     /// Checks settings and files; calls nobody. `fleet_id` marks our runners.
     pub fn connect(config: &Config, fleet_id: &str) -> Result<Self, ConnectError> {
         let prefix = format!("ls-{fleet_id}-");
-        let client = Client::connect(settings(&config.github, &config.watch, &prefix)?)?;
+        // A ghost is found by two lists; an orphan by the one after it is old enough.
+        let list_every = (config.defaults.orphan_age / 2).min(config.defaults.ghost_age);
+        let wanted = settings(&config.github, &config.watch, &prefix, list_every)?;
+        let client = Client::connect(wanted)?;
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(client)),
             config: Arc::new(config.github.clone()),
             prefix: prefix.into(),
+            list_every,
         })
     }
 
@@ -51,6 +60,7 @@ fn settings(
     config: &GitHubConfig,
     watch: &WatchSettings,
     prefix: &str,
+    list_every: Duration,
 ) -> Result<HubConfig, ConnectError> {
     let mut hub = HubConfig {
         api_url: ApiUrl::parse(&config.api_url)?,
@@ -66,6 +76,7 @@ fn settings(
         proxy: Proxy::from_env(),
         ca_file: config.ca_file.clone(),
         runner_prefixes: vec![prefix.to_owned()],
+        list_runners_every: list_every.max(SOONEST_LIST),
         ..HubConfig::default()
     };
     // An account's own token comes first: it serves that account alone.
@@ -209,7 +220,8 @@ impl Source for Hub {
                 return;
             }
             let wanted = changes.borrow_and_update().clone();
-            let connected = settings(&self.config, &wanted, &self.prefix).and_then(Client::connect);
+            let connected = settings(&self.config, &wanted, &self.prefix, self.list_every)
+                .and_then(Client::connect);
             match connected {
                 // The older one's tokens expire by themselves: calls under way still use them.
                 Ok(client) => self.current.store(Arc::new(client)),

@@ -26,6 +26,8 @@ pub struct Ended {
     pub engine_restarted: bool,
     /// The engine told it to end when it came back.
     pub engine_stopped: bool,
+    /// Nobody saw it end: the engine has no time for it.
+    pub unseen: bool,
     /// The engine's own error text.
     pub engine_error: String,
     /// The hand-over was complete.
@@ -61,6 +63,11 @@ pub fn classify(end: &Ended) -> (Cause, String) {
         return (Cause::Engine, "the engine lost the container".into());
     };
     match code {
+        // The engine's word for an end that it was not there to see.
+        _ if end.consumed && (end.unseen || code == 255) => (
+            Cause::Engine,
+            "the host or the container engine was restarted under it, and nobody saw its end".into(),
+        ),
         _ if end.engine_stopped => (
             Cause::Engine,
             "the container engine restarted and told it to end; with live-restore in its configuration containers run on".into(),

@@ -6,6 +6,7 @@
 //! silence then means a rule, not that nobody was there. The neighbour is a second
 //! sandbox in a slot of its own.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    LogsOptionsBuilder, RemoveImageOptionsBuilder,
+    ListImagesOptionsBuilder, LogsOptionsBuilder, RemoveImageOptionsBuilder,
 };
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
@@ -383,7 +384,7 @@ impl Inner {
     async fn own_image(&self, docker: &Docker, platform: &str) -> Result<String, RuntimeError> {
         let mut hash = Fnv::default();
         hash.write(agent_probe::PROGRAM);
-        let repository = format!("{PROGRAM}-{}", self.config.instance.as_str());
+        let repository = self.own_repository();
         let tag = format!("{:016x}", hash.0);
         let name = format!("{repository}:{tag}");
         let options = CreateImageOptionsBuilder::new()
@@ -407,6 +408,21 @@ impl Inner {
         .filter(|id| id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()))
         .map(|id| format!("sha256:{id}"))
         .ok_or_else(|| failure(format!("making image {name}: the engine told no id")))
+    }
+
+    fn own_repository(&self) -> String {
+        format!("{PROGRAM}-{}", self.config.instance.as_str())
+    }
+
+    /// Removes the image that a look which was broken off left.
+    pub(crate) async fn remove_own_images(&self, docker: &Docker) -> Result<(), RuntimeError> {
+        let filters = HashMap::from([("reference", vec![self.own_repository()])]);
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let what = "listing the probe's images";
+        for image in bounded(what, docker.list_images(Some(options))).await? {
+            self.forget_own_image(docker, &image.id).await;
+        }
+        Ok(())
     }
 
     async fn forget_own_image(&self, docker: &Docker, name: &str) {

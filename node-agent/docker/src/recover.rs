@@ -169,7 +169,7 @@ impl Inner {
     }
 }
 
-fn is_running(container: &ContainerInspectResponse) -> bool {
+pub(crate) fn is_running(container: &ContainerInspectResponse) -> bool {
     let state = container.state.as_ref();
     state.and_then(|state| state.running).unwrap_or(false)
 }

@@ -281,6 +281,7 @@ impl DockerRuntime {
             .volumes
             .sweep(&docker, &Default::default(), true)
             .await?;
+        self.inner.remove_own_images(&docker).await?;
         self.inner.egress.stop().await;
         self.inner.slots.clear(&docker).await?;
         usage::remove_all(Path::new(usage::ROOT), self.inner.config.instance.as_str());
@@ -988,6 +989,7 @@ impl Inner {
                 code: state.exit_code.and_then(|code| i32::try_from(code).ok()),
                 oom_killed: state.oom_killed.unwrap_or(false),
                 engine_error,
+                unseen: finished_utc_ms == 0,
                 engine_restarted,
                 engine_stopped,
                 disk_full: self.disk_full(&handle),
@@ -1057,6 +1059,7 @@ impl Inner {
         let mut conditions = self.images.conditions();
         conditions.extend(self.firewall.condition().await);
         conditions.extend(self.egress.condition());
+        conditions.extend(self.slots.condition());
         if let Some((_, facts)) = self.docker.get()
             && let Err(error) = self.enough_disk(facts)
         {

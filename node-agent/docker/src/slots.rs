@@ -1,9 +1,10 @@
 //! Slot networks: made before a runner needs one, used by one sandbox at a time.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use agent_core::model::ErrorReason;
+use agent_core::model::{Condition, ErrorReason};
 use agent_core::names::{Instance, label};
 use agent_core::runtime::RuntimeError;
 use agent_core::slots::{SlotNet, SlotsCidr};
@@ -14,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::engine::{bounded, gone_is_fine};
 use crate::recover::inspect;
+use crate::runtime::lock;
 
 /// Indexes tried for one network before giving up: others may use the range too.
 const MAX_SKIPS: u32 = 64;
@@ -69,6 +71,8 @@ pub(crate) struct Slots {
     cidr: SlotsCidr,
     /// How many of the range are taken by somebody else.
     broken: AtomicU32,
+    /// Why the last one who wanted a slot got none, when others have the addresses.
+    problem: Mutex<Option<String>>,
     table: tokio::sync::Mutex<Table>,
 }
 
@@ -79,6 +83,7 @@ impl Slots {
             node,
             cidr,
             broken: AtomicU32::new(0),
+            problem: Mutex::default(),
             table: Default::default(),
         }
     }
@@ -115,7 +120,15 @@ impl Slots {
             }
         }
         while (table.made.len() as u32) < wanted.min(self.cidr.len()) {
-            self.make_next(docker, &mut table, Kind::Open).await?;
+            match self.make_next(docker, &mut table, Kind::Open).await {
+                Ok(_) => {}
+                // Fewer than wanted: told when a runner has to go without.
+                Err(error) if error.reason == ErrorReason::OutOfSlots => {
+                    warn!(%error, "fewer slot networks than wanted");
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
         info!(slots = table.made.len(), "slot networks are ready");
         Ok(())
@@ -127,9 +140,33 @@ impl Slots {
         self.cidr.len().saturating_sub(broken)
     }
 
+    pub(crate) fn condition(&self) -> Option<Condition> {
+        let detail = lock(&self.problem).clone()?;
+        Some(Condition {
+            kind: "out_of_slots",
+            detail,
+            next_step: "set slots_cidr to a larger or unused range, or free the addresses".into(),
+            image: String::new(),
+        })
+    }
+
     /// Takes a free slot of a kind, making one when all are used. Others are not held up meanwhile.
     pub(crate) async fn take(&self, docker: &Docker, kind: Kind) -> Result<u32, RuntimeError> {
+        let taken = self.take_one(docker, kind).await;
+        // Runners that use all of them are no problem of the node.
+        let lacks = |error: &RuntimeError| {
+            error.reason == ErrorReason::OutOfSlots && self.broken.load(Ordering::Relaxed) > 0
+        };
+        *lock(&self.problem) = match &taken {
+            Err(error) if lacks(error) => Some(error.detail.clone()),
+            _ => None,
+        };
+        taken
+    }
+
+    async fn take_one(&self, docker: &Docker, kind: Kind) -> Result<u32, RuntimeError> {
         let mut last = None;
+        let mut doubted = false;
         for _ in 0..MAX_SKIPS {
             let index = {
                 let mut table = self.table.lock().await;
@@ -140,6 +177,12 @@ impl Slots {
                 // No address is left: one that lies idle is made anew as the other kind.
                 let next = table.next(self.cidr.len());
                 let Some(index) = next.or_else(|| table.free(kind.other())) else {
+                    // Whoever had the addresses that were taken may have let them go.
+                    if !std::mem::replace(&mut doubted, true) && !table.broken.is_empty() {
+                        table.broken.clear();
+                        self.broken.store(0, Ordering::Relaxed);
+                        continue;
+                    }
                     break;
                 };
                 table.used.insert(index);

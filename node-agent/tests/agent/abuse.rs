@@ -11,7 +11,7 @@ use longshore_proto::v1::runner_exit::Cause;
 use longshore_proto::v1::runner_intent::Desired;
 
 use crate::on::On;
-use crate::support::{Bench, kill, run};
+use crate::support::{Bench, files_in, kill, run};
 
 fn exit_of(runner: pb::ObservedRunner) -> pb::RunnerExit {
     runner.exit.expect("an end has an exit")
@@ -45,14 +45,6 @@ fn loop_devices_of(folder: &Path) -> Vec<String> {
         }
     }
     found
-}
-
-fn files_in(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !name.starts_with("spare-") && !name.starts_with("making-"))
-        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,8 @@ struct Seen {
     report: pb::NodeReport,
     capability: pb::Capability,
     output: BTreeMap<String, (Vec<u8>, bool)>,
+    /// Bytes of output that were let go before they were pushed.
+    skipped: BTreeMap<String, u64>,
     /// Answers to questions, by their number.
     checked: BTreeMap<u64, pb::SandboxChecked>,
 }
@@ -106,6 +108,7 @@ impl NodeService for Scheduler {
                 text.truncate(piece.offset as usize);
                 text.extend_from_slice(&piece.chunk);
                 *end = piece.end;
+                *seen.skipped.entry(piece.runner).or_default() += piece.skipped;
             });
         }
         Ok(Response::new(pb::PushLogsResponse {}))
@@ -299,8 +302,6 @@ impl Bench {
             &self.node,
             "--state-dir",
             &self.state_dir().to_string_lossy(),
-            "--slots-cidr",
-            &range,
             "--premade-slots",
             "2",
             "--pull",
@@ -310,6 +311,9 @@ impl Bench {
         ]
         .map(str::to_owned)
         .to_vec();
+        if !self.extra.iter().any(|text| text == "--slots-cidr") {
+            list.extend(["--slots-cidr".to_owned(), range]);
+        }
         // A standby would be a container too many for scenarios that count them.
         if !self.extra.iter().any(|text| text.starts_with("--standby")) {
             list.extend(["--standby-enabled".to_owned(), "false".to_owned()]);
@@ -363,6 +367,11 @@ impl Bench {
 
     fn instance(&self) -> Instance {
         Instance::new(&self.node, &self.state_dir().to_string_lossy())
+    }
+
+    /// Parent of its sandboxes' control groups, in each hierarchy.
+    pub(crate) fn control_group(&self) -> String {
+        format!("longshore-{}", self.instance().as_str())
     }
 
     /// The rule that keeps open slots from the host itself.
@@ -493,6 +502,12 @@ impl Bench {
         ] {
             assert_eq!(self.docker(&list), "", "{list:?}");
         }
+        let images = self.docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"]);
+        let mark = self.instance().as_str().to_owned();
+        assert!(
+            !images.contains(&mark),
+            "an image of {mark} is left: {images}"
+        );
         let rules =
             ["nft list tables", "iptables -S", "ip6tables -S"].map(|line| self.on.must(line));
         assert!(!rules.concat().contains(&self.table()), "{rules:#?}");
@@ -713,6 +728,19 @@ impl Bench {
         told.state() == pb::property::State::Guaranteed
     }
 
+    pub(crate) fn skipped(&self, runner: &str) -> u64 {
+        let seen = self.seen.borrow();
+        seen.skipped.get(runner).copied().unwrap_or_default()
+    }
+
+    /// As it was reported last.
+    pub(crate) fn phase_now(&self, runner: &str) -> Option<Phase> {
+        let seen = self.seen.borrow();
+        let mut runners = seen.report.runners.iter();
+        let found = runners.find(|observed| observed.name == runner);
+        found.map(|observed| observed.phase())
+    }
+
     pub(crate) fn output_so_far(&self, runner: &str) -> String {
         self.seen
             .borrow()
@@ -818,6 +846,15 @@ pub(crate) fn kill(reason: &str, grace: Duration) -> Desired {
         reason: reason.into(),
         grace: Some(grace),
     })
+}
+
+/// Files of work folders that are or were a job's; some are made ahead.
+pub(crate) fn files_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with("spare-") && !name.starts_with("making-"))
+        .collect()
 }
 
 pub(crate) fn random() -> String {

@@ -295,6 +295,15 @@ pub struct Defaults {
     pub resources: ::core::option::Option<Resources>,
     #[prost(bool, tag = "9")]
     pub bare_self_hosted: bool,
+    /// 0 in what was written before these were settings: the value of then.
+    #[prost(uint64, tag = "10")]
+    pub ghost_age_ns: u64,
+    #[prost(uint64, tag = "11")]
+    pub ghost_confirmation_ns: u64,
+    #[prost(uint64, tag = "12")]
+    pub after_completion_ns: u64,
+    #[prost(uint64, tag = "13")]
+    pub stop_grace_ns: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Usage {

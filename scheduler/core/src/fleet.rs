@@ -105,6 +105,10 @@ impl Default for Defaults {
             lifetime: Duration::from_secs(6 * 3600 + 15 * 60),
             node_lease: Duration::from_secs(30),
             orphan_age: Duration::from_secs(600),
+            ghost_age: Duration::from_secs(300),
+            ghost_confirmation: Duration::from_secs(60),
+            after_completion: Duration::from_secs(600),
+            stop_grace: Duration::from_secs(90),
             ageing: Duration::from_secs(1800),
             resources: Resources {
                 cpu_millis: 2_000,
@@ -229,6 +233,7 @@ impl Fleet {
         let Some((why, _)) = &runner.stopping else {
             return Desired::Run(runner.placed.clone());
         };
+        let grace = self.defaults.stop_grace.as_millis() as u64;
         let kill = |reason: &str, grace_ms| Desired::Kill {
             reason: reason.to_owned(),
             grace_ms,
@@ -243,15 +248,15 @@ impl Fleet {
                 },
                 _ => Desired::StopIfIdle,
             },
-            StopReason::Lifetime => kill("lifetime", KILL_GRACE_MS),
-            StopReason::Asked(reason) => kill(reason, KILL_GRACE_MS),
-            StopReason::DrainDeadline => kill("drain deadline", KILL_GRACE_MS),
-            StopReason::NotAdmitted(reason) => kill(reason, KILL_GRACE_MS),
+            StopReason::Lifetime => kill("lifetime", grace),
+            StopReason::Asked(reason) => kill(reason, grace),
+            StopReason::DrainDeadline => kill("drain deadline", grace),
+            StopReason::NotAdmitted(reason) => kill(reason, grace),
             StopReason::NotRegistered(_) => kill("not registered", 0),
             StopReason::RegistrationLost => kill("registration lost", 0),
-            StopReason::Ghost => kill("registration gone", KILL_GRACE_MS),
-            StopReason::CompletedButAlive => kill("job completed long ago", KILL_GRACE_MS),
-            StopReason::NeverStarted => kill("never started", KILL_GRACE_MS),
+            StopReason::Ghost => kill("registration gone", grace),
+            StopReason::CompletedButAlive => kill("job completed long ago", grace),
+            StopReason::NeverStarted => kill("never started", grace),
         }
     }
 
@@ -449,6 +454,3 @@ impl Fleet {
         &self.prefix
     }
 }
-
-/// Between SIGINT and SIGKILL: facts.md 4.6 asks for at least 60 s.
-pub(crate) const KILL_GRACE_MS: u64 = 90_000;

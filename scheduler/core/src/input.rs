@@ -247,6 +247,15 @@ pub struct Defaults {
     pub lifetime: Duration,
     pub node_lease: Duration,
     pub orphan_age: Duration,
+    /// Lists lag behind young registrations: only an older one that they miss can be a
+    /// ghost (facts.md 5 rows 5 and 7).
+    pub ghost_age: Duration,
+    /// Two lists so far apart have to miss a ghost's registration.
+    pub ghost_confirmation: Duration,
+    /// A runner alive so long after its job completed is stuck (facts.md 5 row 6).
+    pub after_completion: Duration,
+    /// Between SIGINT and SIGKILL of a runner that has to end (facts.md 4.6).
+    pub stop_grace: Duration,
     /// A job moves up one priority band per this long in the queue.
     pub ageing: Duration,
     pub resources: crate::model::Resources,

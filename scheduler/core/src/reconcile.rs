@@ -18,10 +18,6 @@ const CLOCK_GATE_MS: i64 = 60_000;
 const MISSING_GRACE_MS: u64 = 10_000;
 /// One never reported although its intent was accepted.
 const NEVER_SEEN_GRACE_MS: u64 = 60_000;
-/// Lists lag: only older registrations can be ghosts (facts.md 5 row 7).
-const GHOST_AGE_MS: u64 = 5 * 60_000;
-/// Two lists at least this far apart must both miss it (facts.md 5 row 5).
-const GHOST_CONFIRM_MS: u64 = 60_000;
 /// An image unavailable on so many nodes rests everywhere.
 const IMAGE_NODES: usize = 3;
 /// Registrations of our prefix watched for their age, at most.
@@ -684,6 +680,8 @@ impl Fleet {
         names: &BTreeMap<&RunnerName, &ListedRunner>,
         facts: &mut Vec<Fact>,
     ) {
+        let age = self.defaults.ghost_age.as_millis() as u64;
+        let confirmation = self.defaults.ghost_confirmation.as_millis() as u64;
         let mut ghosts = Vec::new();
         for runner in self.runners.values_mut() {
             let suspect = *runner.placed.scope == *scope
@@ -694,7 +692,7 @@ impl Fleet {
                 && runner.is_consumed()
                 && runner
                     .registered
-                    .is_some_and(|registered| registered.at + GHOST_AGE_MS <= now.utc);
+                    .is_some_and(|registered| registered.at + age <= now.utc);
             if !suspect {
                 if *runner.placed.scope == *scope {
                     runner.soft.absent_since = None;
@@ -702,7 +700,7 @@ impl Fleet {
                 continue;
             }
             let since = *runner.soft.absent_since.get_or_insert(now.mono);
-            if now.mono - since >= GHOST_CONFIRM_MS {
+            if now.mono - since >= confirmation {
                 ghosts.push(runner.placed.runner.clone());
             }
         }

@@ -18,8 +18,6 @@ use crate::{
 
 /// Without listening for jobs by then, a runner is given up.
 const START_LIMIT_MS: u64 = 10 * 60_000;
-/// A runner alive so long after its job completed is stuck (facts.md 5 row 6).
-const AFTER_COMPLETION_MS: u64 = 10 * 60_000;
 /// GitHub names the job of a busy runner by webhook, and a sweep finds it within two
 /// minutes; after that it is a job we do not see (facts.md 5 row 2).
 const UNCLAIMED_MS: u64 = 3 * 60_000;
@@ -393,7 +391,7 @@ impl Fleet {
         if let Some(job) = runner.job.and_then(|id| self.jobs.get(&id))
             && job.phase() == JobPhase::Completed
         {
-            let limit = job.phase_at + AFTER_COMPLETION_MS;
+            let limit = job.phase_at + self.defaults.after_completion.as_millis() as u64;
             if limit <= now.utc {
                 self.stop(now, &name, StopReason::CompletedButAlive, facts);
                 return Some(next);

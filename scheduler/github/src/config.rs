@@ -41,6 +41,8 @@ pub struct Config {
     pub ca_file: Option<PathBuf>,
     /// Only runners whose name starts with one of these are reported by lists; empty: all.
     pub runner_prefixes: Vec<String>,
+    /// Time between two lists of a scope's runners, for orphans and ghosts.
+    pub list_runners_every: Duration,
     /// Longest wait for one answer. GitHub itself cuts at 10 s.
     pub call_timeout: Duration,
 }
@@ -62,6 +64,7 @@ impl Default for Config {
             proxy: Proxy::default(),
             ca_file: None,
             runner_prefixes: Vec::new(),
+            list_runners_every: Duration::from_secs(300),
             call_timeout: Duration::from_secs(15),
         }
     }

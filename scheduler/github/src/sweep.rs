@@ -58,7 +58,6 @@ const DISCOVERY_EVERY: Duration = Duration::from_secs(10 * 60);
 /// Lists of so many owners cost about as many calls.
 const FEW_OWNERS: usize = 5;
 const DISCOVERY_RETRY: Duration = Duration::from_secs(60);
-const ORPHANS_EVERY: Duration = Duration::from_secs(5 * 60);
 /// A scope without a registration call for this long needs no orphan list.
 const IN_USE_MS: u64 = 20 * 60_000;
 /// Two nudges closer together than this are one.
@@ -756,7 +755,7 @@ async fn orphans(inner: &Inner, inputs: &mpsc::Sender<Vec<Input>>) {
         }
         // Before the first discovery there is nothing to list: look again soon.
         let pause = if any {
-            ORPHANS_EVERY
+            inner.config.list_runners_every
         } else {
             Duration::from_secs(1)
         };

@@ -190,7 +190,7 @@ async fn bare_burst(
 }
 
 /// The stand-in runner's image, built when it is not there.
-fn image() -> Result<String> {
+pub(crate) fn image() -> Result<String> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let output = Command::new(format!("{root}/tests/demo-runner/image/build"))
         .current_dir(root)

@@ -82,7 +82,8 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
     ])
 }
 
-fn resident_mib(pid: u32) -> Result<f64> {
+/// Resident memory of a process.
+pub(crate) fn resident_mib(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/status")))?;
     let kib: f64 = status
         .lines()

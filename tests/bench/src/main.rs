@@ -16,6 +16,7 @@ mod node;
 mod probe;
 mod results;
 mod row;
+mod soak;
 mod webhook;
 
 use std::{future::Future, pin::Pin};
@@ -66,6 +67,11 @@ const MEASUREMENTS: &[(&[&str], Measurement)] = &[
     ),
 ];
 
+/// Measured when asked for by name only, as `make soak` does: these take long.
+const SOAKS: &[(&[&str], Measurement)] = &[(&["soak_leaks", "soak_agent_rss_growth"], || {
+    Box::pin(soak::run())
+})];
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -83,9 +89,20 @@ async fn main() -> Result<()> {
             ran += 1;
         }
     }
+    for (names, measure) in SOAKS {
+        if arguments.only.is_some() && wanted(names) {
+            println!("measuring {}", names.join(", "));
+            let rows = measure().await?;
+            let verdict = soak::judge(&rows);
+            results::keep(rows)?;
+            verdict?;
+            ran += 1;
+        }
+    }
     if ran == 0 {
         let known: Vec<&str> = MEASUREMENTS
             .iter()
+            .chain(SOAKS)
             .flat_map(|(names, _)| names.iter().copied())
             .collect();
         bail!(

@@ -391,11 +391,21 @@ pub(super) fn defaults(defaults: &Defaults) -> stored::Defaults {
         ageing_ns: nanos(defaults.ageing),
         resources: Some(resources(defaults.resources)),
         bare_self_hosted: defaults.bare_self_hosted,
+        ghost_age_ns: nanos(defaults.ghost_age),
+        ghost_confirmation_ns: nanos(defaults.ghost_confirmation),
+        after_completion_ns: nanos(defaults.after_completion),
+        stop_grace_ns: nanos(defaults.stop_grace),
     }
 }
 
 pub(super) fn defaults_back(defaults: Option<stored::Defaults>) -> Result<Defaults, Hole> {
     let defaults = need(defaults, "no defaults")?;
+    // Not written by older versions, in which these were no settings.
+    let before = Defaults::default();
+    let or = |told: u64, before: Duration| match told {
+        0 => before,
+        told => Duration::from_nanos(told),
+    };
     Ok(Defaults {
         image: defaults.image,
         max_runners: defaults.max_runners,
@@ -403,6 +413,10 @@ pub(super) fn defaults_back(defaults: Option<stored::Defaults>) -> Result<Defaul
         lifetime: Duration::from_nanos(defaults.lifetime_ns),
         node_lease: Duration::from_nanos(defaults.node_lease_ns),
         orphan_age: Duration::from_nanos(defaults.orphan_age_ns),
+        ghost_age: or(defaults.ghost_age_ns, before.ghost_age),
+        ghost_confirmation: or(defaults.ghost_confirmation_ns, before.ghost_confirmation),
+        after_completion: or(defaults.after_completion_ns, before.after_completion),
+        stop_grace: or(defaults.stop_grace_ns, before.stop_grace),
         ageing: Duration::from_nanos(defaults.ageing_ns),
         resources: resources_back(defaults.resources),
         bare_self_hosted: defaults.bare_self_hosted,

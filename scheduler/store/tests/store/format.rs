@@ -6,6 +6,7 @@
 use std::{fs, path::PathBuf};
 
 use scheduler_core::fact::Fact;
+use scheduler_core::input::Defaults;
 use scheduler_core::model::GpuNeeds;
 use scheduler_store::format::{self, Error, FORMAT};
 
@@ -76,6 +77,14 @@ fn without_later_fields(mut facts: Vec<Fact>) -> Vec<Fact> {
             Fact::PoolSet { pool, .. } => {
                 pool.allowed_domains.clear();
                 pool.gpu = GpuNeeds::default();
+            }
+            // Times that were no settings then read as what they were.
+            Fact::DefaultsSet { defaults } => {
+                let then = Defaults::default();
+                defaults.ghost_age = then.ghost_age;
+                defaults.ghost_confirmation = then.ghost_confirmation;
+                defaults.after_completion = then.after_completion;
+                defaults.stop_grace = then.stop_grace;
             }
             Fact::NodeJoined { capability, .. } | Fact::CapabilityChanged { capability, .. } => {
                 for gpu in &mut capability.gpus {

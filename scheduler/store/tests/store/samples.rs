@@ -424,6 +424,10 @@ pub(crate) fn every_fact() -> Vec<Fact> {
                 lifetime: Duration::from_secs(2),
                 node_lease: Duration::from_secs(30),
                 orphan_age: Duration::from_secs(600),
+                ghost_age: Duration::from_secs(301),
+                ghost_confirmation: Duration::from_secs(61),
+                after_completion: Duration::from_secs(601),
+                stop_grace: Duration::from_secs(91),
                 ageing: Duration::from_secs(60),
                 resources: Resources {
                     cpu_millis: 2_000,

@@ -145,16 +145,12 @@ impl Rig {
         secret_file(&webhook_file, WEBHOOK_SECRET).unwrap();
         // Small runners, so that a machine of two cores runs several at once;
         // short times, so that nobody waits for idle ones.
-        let mut more: Vec<String> = [
-            "--default-cpu",
-            "0.25",
-            "--default-memory",
-            "256m",
-            "--idle-timeout",
-            "5s",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut more: Vec<String> = ["--default-cpu", "0.25", "--default-memory", "256m"]
+            .map(str::to_owned)
+            .to_vec();
+        if !settings.scheduler.contains(&"--idle-timeout") {
+            more.extend(["--idle-timeout", "5s"].map(str::to_owned));
+        }
         if !settings.scheduler.contains(&"--interval") {
             more.extend(["--interval", "3s"].map(str::to_owned));
         }
