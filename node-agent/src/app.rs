@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use agent_core::firewall::resolvers_of;
 use agent_core::names::Instance;
+use agent_core::sandbox::Filter;
 use agent_detect::properties::{Property, State};
 use agent_detect::{Engine, Host, Limits, Standing, assemble, offer};
 use agent_docker::{DockerRuntime, EngineFacts, WorkFolders};
@@ -89,7 +90,10 @@ pub fn engine_of(facts: EngineFacts) -> Engine {
         live_restore: facts.live_restore,
         rootless: facts.rootless,
         security_options: facts.security_options,
-        seccomp_gap: facts.seccomp_gap,
+        seccomp_gap: match facts.seccomp {
+            Filter::Without(why) => why,
+            Filter::Text | Filter::Files(_) => String::new(),
+        },
         work_quota: facts.work_folders == WorkFolders::Sized,
         work_quota_gap: match facts.work_folders {
             WorkFolders::Sized => String::new(),

@@ -18,8 +18,9 @@ pub struct Dialect {
     pub unasked_tmpfs: &'static [&'static str],
     /// Masked paths are a security option, and the field for them is ignored.
     pub mask_by_option: bool,
-    /// The engine's own seccomp filter lets anybody make a user namespace.
-    pub loose_seccomp: bool,
+    /// The engine reads a filter of system calls from a file on its host, not from
+    /// the request.
+    pub seccomp_by_file: bool,
     pub log_driver: &'static str,
     pub log_options: &'static [(&'static str, &'static str)],
 }
@@ -46,7 +47,7 @@ impl Dialect {
         tmpfs_suffix: "",
         unasked_tmpfs: &[],
         mask_by_option: false,
-        loose_seccomp: false,
+        seccomp_by_file: false,
         log_driver: "local",
         log_options: &[("max-size", "1m"), ("max-file", "1"), ("compress", "false")],
     };
@@ -57,7 +58,7 @@ impl Dialect {
         tmpfs_suffix: ",notmpcopyup",
         unasked_tmpfs: &["/run", "/var/tmp"],
         mask_by_option: true,
-        loose_seccomp: true,
+        seccomp_by_file: true,
         log_driver: "k8s-file",
         log_options: &[("max-size", "1m")],
     };

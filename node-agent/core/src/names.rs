@@ -10,7 +10,7 @@ pub mod label {
     pub const SLOT: &str = "longshore.slot";
     /// Hash of the sandbox's data, to recognise it after a restart.
     pub const SPEC: &str = "longshore.spec";
-    /// runner, sibling, init, filler, probe or gpu-probe.
+    /// runner, sibling, init, filler, probe or gpu-probe; probe-image on an image.
     pub const ROLE: &str = "longshore.role";
     pub const PROFILE: &str = "longshore.profile";
     pub const PLATFORM: &str = "longshore.platform";

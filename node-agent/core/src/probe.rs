@@ -42,13 +42,14 @@ impl Probed {
 }
 
 /// Every property that the probe looks at, by its row.
-pub const PROPERTIES: [(u32, &str); 35] = [
+pub const PROPERTIES: [(u32, &str); 36] = [
     (1, "non_root"),
     (2, "no_capabilities"),
     (3, "no_escalation"),
     (4, "seccomp"),
     (4, "no_raw_sockets"),
     (4, "no_vsock"),
+    (4, "no_rare_sockets"),
     (4, "no_io_uring"),
     (4, "no_kernel_keyring"),
     (5, "read_only_rootfs"),

@@ -14,7 +14,7 @@ use crate::domains::Allowed;
 use crate::gpu::{self, DeviceAsk, Lease};
 use crate::model::{Resources, RunnerSpec};
 use crate::names::Fnv;
-use crate::tools;
+use crate::{seccomp, tools};
 
 pub mod gpu_proof;
 pub mod profile;
@@ -203,13 +203,40 @@ pub struct Place {
     pub labels: Vec<(String, String)>,
     /// The engine's words.
     pub dialect: Dialect,
-    /// File on the engine's host with a tightened filter; empty leaves the
-    /// engine's own.
-    pub seccomp_file: String,
+    /// How the engine is given the filter of system calls.
+    pub seccomp: Filter,
     /// The engine maps the sandbox's users to powerless ones of the host.
     pub users_are_mapped: bool,
     /// How the engine gives it the GPUs of the request; others are left out.
     pub gpus: Vec<Lease>,
+}
+
+/// How an engine takes the filter of system calls, [`crate::seccomp`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// Its text, over the API.
+    #[default]
+    Text,
+    /// From files in this folder on the engine's host, one for each profile.
+    Files(String),
+    /// Not at all, and why: this engine filters nothing.
+    Without(String),
+}
+
+impl Filter {
+    /// Name of a profile's file.
+    pub fn file(profile: Profile) -> String {
+        format!("seccomp-{}.json", profile.word())
+    }
+
+    fn option(&self, profile: Profile) -> Option<String> {
+        match self {
+            Self::Text => Some(format!("seccomp={}", seccomp::filter(profile))),
+            Self::Files(folder) => Some(format!("seccomp={folder}/{}", Self::file(profile))),
+            Self::Without(_) => None,
+        }
+    }
 }
 
 /// A volume mounted into the sandbox.
@@ -367,7 +394,7 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
         cap_add: capabilities(sudo),
         privileged: false,
         readonly_rootfs: terms.readonly_rootfs,
-        security_opt: security_options(place, &masked, sudo),
+        security_opt: security_options(request.profile, place, &masked, sudo),
         pids_limit: 2048,
         memory,
         memory_swap: memory,
@@ -495,7 +522,7 @@ fn environment(profile: Profile, sudo: bool, place: &Place, leases: &[Lease]) ->
     environment
 }
 
-fn security_options(place: &Place, masked: &[String], sudo: bool) -> Vec<String> {
+fn security_options(profile: Profile, place: &Place, masked: &[String], sudo: bool) -> Vec<String> {
     let mut options = match sudo {
         true => vec![],
         false => vec!["no-new-privileges:true".to_owned()],
@@ -503,9 +530,7 @@ fn security_options(place: &Place, masked: &[String], sudo: bool) -> Vec<String>
     if place.dialect.mask_by_option {
         options.push(format!("mask={}", masked.join(":")));
     }
-    if !place.seccomp_file.is_empty() {
-        options.push(format!("seccomp={}", place.seccomp_file));
-    }
+    options.extend(place.seccomp.option(profile));
     options
 }
 

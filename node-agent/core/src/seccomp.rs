@@ -1,137 +1,228 @@
-//! Tightens an engine's seccomp filter to what Docker's default refuses.
+//! The filter of system calls that every sandbox gets, whatever the engine's own is.
 //!
-//! Podman's own filter lets an unprivileged process make a user namespace, and
-//! inside it mount and configure the kernel as its root. No sandbox needs that.
-//! The rest of the filter stays the engine's: it knows its kernel's calls.
+//! A complete list of what is allowed: an engine's own changes with its release (one
+//! lets io_uring and sockets to the hypervisor through, another user namespaces), and
+//! nothing can be taken away from it over its API. Names are in `seccomp/calls.json`
+//! with the reason for each group, those that are refused too; what is allowed with
+//! some arguments only is here. A name that an engine's library does not know yet is
+//! left out by it, and so is refused.
 
+use std::sync::OnceLock;
+
+use serde::Deserialize;
 use serde_json::{Value, json};
-use thiserror::Error;
 
-#[derive(Debug, Error, PartialEq, Eq)]
-pub enum SeccompError {
-    #[error("not a seccomp profile in JSON")]
-    Form,
-    #[error("its default is {0:?}, not a refusal: names left out of it would be allowed")]
-    AllowsByDefault(String),
-}
+use crate::sandbox::Profile;
 
-/// Calls that make or enter namespaces, or change mounts.
-const REFUSED: [&str; 18] = [
-    "unshare",
-    "setns",
-    "mount",
-    "mount_setattr",
-    "move_mount",
-    "open_tree",
-    "fsopen",
-    "fsconfig",
-    "fsmount",
-    "fspick",
-    "umount",
-    "umount2",
-    "pivot_root",
-    "chroot",
-    "keyctl",
-    "add_key",
-    "request_key",
-    "bpf",
-];
+const CALLS: &str = include_str!("seccomp/calls.json");
 
 /// `CLONE_NEWNS | NEWCGROUP | NEWUTS | NEWIPC | NEWUSER | NEWPID | NEWNET`.
 const NAMESPACE_FLAGS: u64 = 0x7E02_0000;
-const EPERM: u32 = 1;
 /// Makes the C library fall back to `clone`, whose flags a filter can see.
 const ENOSYS: u32 = 38;
 
-/// The profile without those calls, for sandboxes without any capability.
-pub fn tightened(profile: &str) -> Result<String, SeccompError> {
-    let mut profile: Value = serde_json::from_str(profile).map_err(|_| SeccompError::Form)?;
-    let default = profile["defaultAction"].as_str().unwrap_or_default();
-    if !matches!(
-        default,
-        "SCMP_ACT_ERRNO" | "SCMP_ACT_KILL" | "SCMP_ACT_KILL_PROCESS"
-    ) {
-        return Err(SeccompError::AllowsByDefault(default.to_owned()));
-    }
-    let rules = profile["syscalls"]
-        .as_array_mut()
-        .ok_or(SeccompError::Form)?;
-    for rule in rules.iter_mut() {
-        if let Some(names) = rule["names"].as_array_mut() {
-            names.retain(|name| {
-                name.as_str()
-                    .is_some_and(|name| !REFUSED.contains(&name) && !name.starts_with("clone"))
-            });
-        }
-    }
-    rules.retain(|rule| {
-        rule["names"]
-            .as_array()
-            .is_some_and(|names| !names.is_empty())
+const UNIX: u64 = 1;
+const INET: u64 = 2;
+const INET6: u64 = 10;
+const NETLINK: u64 = 16;
+/// Route, socket diagnosis, audit (`sudo` asks for it), device events.
+const NETLINK_KINDS: [u64; 4] = [0, 4, 9, 15];
+
+/// Linux, 32-bit Linux, either saying it is 2.6, either without random addresses, and
+/// the question which one it is.
+const PERSONALITIES: [u64; 7] = [0, 0x8, 0x2_0000, 0x2_0008, 0x4_0000, 0x4_0008, 0xFFFF_FFFF];
+
+#[derive(Deserialize)]
+struct Calls {
+    allowed: Vec<Group>,
+    #[cfg(test)]
+    refused: Vec<Group>,
+    #[cfg(test)]
+    bounded: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    #[cfg(test)]
+    why: String,
+    names: Vec<String>,
+}
+
+/// The filter of a profile's sandboxes, as JSON that Docker and Podman read.
+pub fn filter(profile: Profile) -> &'static str {
+    static FILTERS: [OnceLock<String>; 2] = [OnceLock::new(), OnceLock::new()];
+    let socketcall = profile.terms().old_socket_call;
+    FILTERS[usize::from(socketcall)].get_or_init(|| text(socketcall))
+}
+
+fn text(socketcall: bool) -> String {
+    // Read by a test of this file; were it not to parse, nothing would be allowed at all.
+    let calls: Calls = serde_json::from_str(CALLS).unwrap_or(Calls {
+        allowed: vec![],
+        #[cfg(test)]
+        refused: vec![],
+        #[cfg(test)]
+        bounded: vec![],
     });
-    rules.push(json!({
-        "names": ["clone"],
-        "action": "SCMP_ACT_ALLOW",
-        "args": [{ "index": 0, "value": NAMESPACE_FLAGS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" }],
-    }));
-    rules.push(json!({
-        "names": ["clone3"],
-        "action": "SCMP_ACT_ERRNO",
-        "errnoRet": ENOSYS,
-    }));
-    rules.push(json!({
-        "names": REFUSED,
-        "action": "SCMP_ACT_ERRNO",
-        "errnoRet": EPERM,
-    }));
-    Ok(profile.to_string())
+    let mut names: Vec<String> = calls.allowed.into_iter().flat_map(|g| g.names).collect();
+    names.sort();
+    let mut rules = vec![
+        allow(&names, &[]),
+        json!({
+            "names": ["clone"],
+            "action": "SCMP_ACT_ALLOW",
+            "args": [{ "index": 0, "value": NAMESPACE_FLAGS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" }],
+        }),
+        json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS }),
+        allow(&["socketpair"], &[(0, UNIX)]),
+        // Said either way: else libseccomp lets through by it what a rule lets through
+        // by the call that it stands for, with any argument.
+        match socketcall {
+            true => allow(&["socketcall"], &[]),
+            false => {
+                json!({ "names": ["socketcall"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS })
+            }
+        },
+    ];
+    rules.extend([UNIX, INET, INET6].map(|family| allow(&["socket"], &[(0, family)])));
+    rules.extend(NETLINK_KINDS.map(|kind| allow(&["socket"], &[(0, NETLINK), (2, kind)])));
+    rules.extend(PERSONALITIES.map(|kind| allow(&["personality"], &[(0, kind)])));
+    json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        // 32-bit programs too, but not x32, which has numbers of its own and no users.
+        "archMap": [
+            { "architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86"] },
+            { "architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"] },
+            { "architecture": "SCMP_ARCH_ARM", "subArchitectures": [] },
+        ],
+        "syscalls": rules,
+    })
+    .to_string()
+}
+
+/// Lets these through when each of the arguments is just that.
+fn allow(names: &[impl AsRef<str>], arguments: &[(u32, u64)]) -> Value {
+    let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+    let arguments: Vec<Value> = arguments
+        .iter()
+        .map(|(index, value)| {
+            json!({ "index": index, "value": value, "valueTwo": 0, "op": "SCMP_CMP_EQ" })
+        })
+        .collect();
+    json!({ "names": names, "action": "SCMP_ACT_ALLOW", "args": arguments })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    const LOOSE: &str = r#"{
-        "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38,
-        "archMap": [{"architecture": "SCMP_ARCH_X86_64"}],
-        "syscalls": [
-            {"names": ["read", "clone", "clone3", "unshare", "chroot"], "action": "SCMP_ACT_ALLOW", "args": []},
-            {"names": ["setns"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}}
-        ]
-    }"#;
+    fn rules(profile: Profile) -> Vec<Value> {
+        let filter: Value = serde_json::from_str(filter(profile)).unwrap();
+        assert_eq!(filter["defaultAction"], "SCMP_ACT_ERRNO");
+        filter["syscalls"].as_array().unwrap().clone()
+    }
 
-    fn allowed(profile: &str) -> Vec<(String, Value)> {
-        let profile: Value = serde_json::from_str(profile).unwrap();
-        let mut list = Vec::new();
-        for rule in profile["syscalls"].as_array().unwrap() {
-            if rule["action"] == "SCMP_ACT_ALLOW" {
-                for name in rule["names"].as_array().unwrap() {
-                    list.push((name.as_str().unwrap().to_owned(), rule["args"].clone()));
-                }
+    /// Arguments under which a call is let through; none where it never is.
+    fn let_through(profile: Profile, name: &str) -> Vec<Value> {
+        rules(profile)
+            .iter()
+            .filter(|rule| rule["action"] == "SCMP_ACT_ALLOW")
+            .filter(|rule| rule["names"].as_array().unwrap().contains(&json!(name)))
+            .map(|rule| rule["args"].clone())
+            .collect()
+    }
+
+    #[test]
+    fn every_call_is_in_one_list_with_a_reason() {
+        let calls: Calls = serde_json::from_str(CALLS).unwrap();
+        let mut seen = BTreeSet::new();
+        for group in calls
+            .allowed
+            .iter()
+            .chain(&calls.refused)
+            .chain(&calls.bounded)
+        {
+            assert!(group.why.len() > 10, "{:?}", group.names);
+            for name in &group.names {
+                assert!(seen.insert(name.clone()), "{name} is in two lists");
             }
         }
-        list
+        assert!(seen.len() > 460, "{}", seen.len());
+    }
+
+    /// Every call that the headers of the machine under test know was thought about.
+    #[test]
+    fn no_call_of_the_kernels_headers_is_forgotten() {
+        let calls: Calls = serde_json::from_str(CALLS).unwrap();
+        let groups = calls
+            .allowed
+            .iter()
+            .chain(&calls.refused)
+            .chain(&calls.bounded);
+        let known: BTreeSet<&str> = groups
+            .flat_map(|group| group.names.iter().map(String::as_str))
+            .collect();
+        let folder = format!("/usr/include/{}-linux-gnu/asm", std::env::consts::ARCH);
+        let mut looked_at = 0;
+        for file in ["unistd_64.h", "unistd_32.h", "unistd.h"] {
+            // A 64-bit ARM has one of them, an x86 machine all.
+            let text = std::fs::read_to_string(format!("{folder}/{file}")).unwrap_or_default();
+            for name in text
+                .lines()
+                .filter_map(|line| line.strip_prefix("#define __NR_"))
+                .filter_map(|rest| rest.split_whitespace().next())
+            {
+                assert!(known.contains(name), "{name} of {file} is in no list");
+                looked_at += 1;
+            }
+        }
+        assert!(
+            looked_at > 300 || std::env::consts::ARCH != "x86_64",
+            "no headers in {folder}: apt-get install linux-libc-dev"
+        );
     }
 
     #[test]
-    fn namespaces_are_refused_and_the_rest_stays() {
-        let tight = tightened(LOOSE).unwrap();
-        let names: Vec<String> = allowed(&tight).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["read", "clone"]);
-        let (_, arguments) = allowed(&tight).pop().unwrap();
-        assert_eq!(arguments[0]["value"], NAMESPACE_FLAGS);
-        assert_eq!(arguments[0]["op"], "SCMP_CMP_MASKED_EQ");
-        let tight: Value = serde_json::from_str(&tight).unwrap();
-        assert_eq!(tight["defaultAction"], "SCMP_ACT_ERRNO");
-        assert_eq!(tight["archMap"][0]["architecture"], "SCMP_ARCH_X86_64");
+    fn what_is_refused_is_in_no_rule_that_allows() {
+        let calls: Calls = serde_json::from_str(CALLS).unwrap();
+        for profile in Profile::ALL {
+            for name in calls.refused.iter().flat_map(|group| &group.names) {
+                assert_eq!(let_through(profile, name), Vec::<Value>::new(), "{name}");
+            }
+        }
     }
 
     #[test]
-    fn a_filter_that_allows_by_default_is_not_trusted() {
-        assert_eq!(tightened("x"), Err(SeccompError::Form));
-        assert!(matches!(
-            tightened(r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}"#),
-            Err(SeccompError::AllowsByDefault(_))
-        ));
+    fn sockets_lead_to_networks_and_never_to_the_hypervisor() {
+        const VSOCK: u64 = 40;
+        for profile in Profile::ALL {
+            let families: BTreeSet<u64> = let_through(profile, "socket")
+                .iter()
+                .map(|arguments| {
+                    assert_eq!(arguments[0]["op"], "SCMP_CMP_EQ");
+                    assert_eq!(arguments[0]["index"], 0);
+                    arguments[0]["value"].as_u64().unwrap()
+                })
+                .collect();
+            assert_eq!(families, BTreeSet::from([UNIX, INET, INET6, NETLINK]));
+            assert!(!families.contains(&VSOCK));
+            let other_way = let_through(profile, "socketcall");
+            assert_eq!(other_way.is_empty(), profile == Profile::Strict);
+        }
+    }
+
+    #[test]
+    fn a_new_process_gets_no_new_namespace() {
+        let arguments = let_through(Profile::Strict, "clone");
+        assert_eq!(arguments.len(), 1);
+        assert_eq!(arguments[0][0]["value"], NAMESPACE_FLAGS);
+        assert_eq!(arguments[0][0]["op"], "SCMP_CMP_MASKED_EQ");
+        let clone3: Vec<Value> = rules(Profile::Strict)
+            .into_iter()
+            .filter(|rule| rule["names"] == json!(["clone3"]))
+            .collect();
+        assert_eq!(clone3[0]["errnoRet"], ENOSYS);
     }
 }

@@ -72,9 +72,9 @@ pub fn of_engine(engine: &Engine) -> Vec<Property> {
     let options = engine.security_options.join(", ");
     add(
         "seccomp",
-        has("seccomp") && !has("profile=unconfined") && engine.seccomp_gap.is_empty(),
+        has("seccomp") && engine.seccomp_gap.is_empty(),
         match engine.seccomp_gap.as_str() {
-            "" => format!("security options: {options}"),
+            "" => "the own list of allowed calls, whatever the engine's default is".into(),
             gap => format!("security options: {options}; {gap}"),
         },
     );
@@ -349,10 +349,15 @@ mod tests {
     }
 
     #[test]
-    fn unconfined_seccomp_is_not_seccomp() {
+    fn an_engine_that_filters_nothing_has_no_seccomp() {
+        let mut engine = debian12();
+        engine.security_options = vec!["name=cgroupns".into()];
+        engine.seccomp_gap = "no filter".into();
+        assert_eq!(state(&engine, "seccomp"), State::NotGuaranteed);
+        // Its own default does not matter: sandboxes do not get it.
         let mut engine = debian12();
         engine.security_options = vec!["name=seccomp,profile=unconfined".into()];
-        assert_eq!(state(&engine, "seccomp"), State::NotGuaranteed);
+        assert_eq!(state(&engine, "seccomp"), State::Guaranteed);
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Inner {
                 cgroup_parent: handle.cgroup_parent.clone(),
                 labels: vec![],
                 dialect: Dialect::of(&facts.kind),
-                seccomp_file: facts.seccomp_file,
+                seccomp: facts.seccomp,
                 users_are_mapped: false,
                 gpus: vec![],
             },

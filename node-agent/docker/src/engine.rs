@@ -4,14 +4,12 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use agent_core::dialect::Dialect;
 use agent_core::model::ErrorReason;
 use agent_core::runtime::RuntimeError;
+use agent_core::sandbox::Filter;
 use bollard::Docker;
 use bollard::errors::Error;
 use serde::Serialize;
-
-use crate::seccomp;
 
 /// Bound of one call to the engine. A start waits behind others when busy.
 pub(crate) const CALL: Duration = Duration::from_secs(120);
@@ -41,10 +39,8 @@ pub struct EngineFacts {
     pub memory_bytes: u64,
     pub runtimes: Vec<String>,
     pub rootless: bool,
-    /// File with the filter that sandboxes get; empty for the engine's own.
-    pub seccomp_file: String,
-    /// Why the filter is looser than profile `strict` asks; empty when it is not.
-    pub seccomp_gap: String,
+    /// How sandboxes get their filter of system calls.
+    pub seccomp: Filter,
     pub work_folders: WorkFolders,
 }
 
@@ -152,14 +148,15 @@ pub(crate) async fn facts(docker: &Docker) -> Result<EngineFacts, RuntimeError> 
         .any(|part| part.name.to_lowercase().contains("podman"));
     let security_options = info.security_options.unwrap_or_default();
     let kind = if podman { "podman" } else { "docker" };
-    let seccomp_gap = match Dialect::of(kind).loose_seccomp {
-        true => seccomp::profile().err().unwrap_or_default(),
-        false => String::new(),
-    };
+    let filters = security_options
+        .iter()
+        .any(|option| option.contains("name=seccomp"));
     Ok(EngineFacts {
         kind: kind.into(),
-        seccomp_file: String::new(),
-        seccomp_gap,
+        seccomp: match filters {
+            true => Filter::Text,
+            false => Filter::Without("the engine does not filter system calls (seccomp)".into()),
+        },
         work_folders: WorkFolders::Untried,
         version: version.version.unwrap_or_default(),
         api_version: version.api_version.unwrap_or_default(),

@@ -111,7 +111,7 @@ impl Inner {
                 (label::ROLE.into(), "gpu-probe".into()),
             ],
             dialect: Dialect::of(&facts.kind),
-            seccomp_file: facts.seccomp_file.clone(),
+            seccomp: facts.seccomp.clone(),
             users_are_mapped: facts.users_are_mapped(),
             gpus: vec![],
         };

@@ -44,6 +44,14 @@ const MOST_OUTPUT: usize = 256 << 10;
 const NEIGHBOUR: u16 = 8_022;
 const REACH_FROM_HOST: Duration = Duration::from_secs(5);
 const LISTENS: Duration = Duration::from_secs(10);
+/// What the filter of system calls gives.
+const FILTERED: [&str; 5] = [
+    "seccomp",
+    "no_io_uring",
+    "no_kernel_keyring",
+    "no_rare_sockets",
+    "no_vsock",
+];
 const KINDS: [&str; 6] = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
 
 /// One sandbox of a probe.
@@ -153,8 +161,8 @@ impl Inner {
         for gap in dialect::gaps(&facts.kind, facts.cgroup_version) {
             told.push(format!("--unclaimed={}", gap.property));
         }
-        if !facts.seccomp_gap.is_empty() {
-            told.push("--unclaimed=seccomp".into());
+        if matches!(facts.seccomp, sandbox::Filter::Without(_)) {
+            told.extend(FILTERED.map(|name| format!("--unclaimed={name}")));
         }
         let sudo = sandbox::Profile::parse(profile)
             .is_some_and(|profile| profile.has_sudo(facts.users_are_mapped()));
@@ -392,6 +400,8 @@ impl Inner {
             .repo(&repository)
             .tag(&tag)
             .platform(platform)
+            // By it the image is found again when this process ends before the probe does.
+            .changes(vec![format!("LABEL {}", self.image_labels().join(" "))])
             .build();
         let body = bollard::body_full(root()?.into());
         bounded("making the probe's image", async {
@@ -426,21 +436,48 @@ impl Inner {
     }
 
     async fn forget_own_image(&self, docker: &Docker, name: &str) {
-        let options = RemoveImageOptionsBuilder::new().force(true).build();
-        let removed = bounded("removing the probe's image", async {
-            gone_is_fine(
-                docker
-                    .remove_image(name, Some(options), None)
-                    .await
-                    .map(drop),
-            )
-        })
-        .await;
-        if let Err(error) = removed {
-            warn!(%error, "left an image behind; it is used again by the next probe");
+        if let Err(error) = remove_image(docker, name).await {
+            warn!(%error, "left an image behind; it is removed at the next start");
         }
         self.images.forget(name);
     }
+
+    /// Both are needed: an image that a person makes from a sandbox has the first one.
+    fn image_labels(&self) -> [String; 2] {
+        let instance = self.config.instance.as_str();
+        [
+            format!("{}={instance}", label::INSTANCE),
+            format!("{}=probe-image", label::ROLE),
+        ]
+    }
+
+    /// Removes images that an earlier process of this agent made for its probes.
+    pub(crate) async fn sweep_own_images(&self, docker: &Docker) -> Result<(), RuntimeError> {
+        // One that runs now needs its image.
+        let Ok(_one) = self.probing.try_lock() else {
+            return Ok(());
+        };
+        let filters = HashMap::from([("label", self.image_labels().to_vec())]);
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let list = bounded("listing own images", docker.list_images(Some(options))).await?;
+        for image in list {
+            remove_image(docker, &image.id).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn remove_image(docker: &Docker, name: &str) -> Result<(), RuntimeError> {
+    let options = RemoveImageOptionsBuilder::new().force(true).build();
+    bounded(&format!("removing the probe's image {name}"), async {
+        gone_is_fine(
+            docker
+                .remove_image(name, Some(options), None)
+                .await
+                .map(drop),
+        )
+    })
+    .await
 }
 
 /// Starts the sandbox, hands the input over, and reads until it ends.

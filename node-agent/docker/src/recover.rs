@@ -101,6 +101,9 @@ impl Inner {
                 warn!(%error, "left a job's container behind");
             }
         }
+        if let Err(error) = self.sweep_own_images(docker).await {
+            warn!(%error, "left an image behind");
+        }
         self.volumes.sweep(docker, &keep_volumes, false).await?;
         for group in usage::leftovers(
             std::path::Path::new(usage::ROOT),

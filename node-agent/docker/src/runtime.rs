@@ -19,7 +19,7 @@ use agent_core::probe::Probed;
 use agent_core::runtime::{
     Found, Notice, Outcome, Outlook, Prepared, Processes, Runtime, RuntimeError,
 };
-use agent_core::sandbox::{self, Network, Place, Profile, Request};
+use agent_core::sandbox::{self, Filter, Network, Place, Profile, Request};
 use agent_egress::control::Open;
 use bollard::Docker;
 use bollard::query_parameters::{
@@ -277,6 +277,7 @@ impl DockerRuntime {
         for id in self.inner.own_containers(&docker).await? {
             self.inner.remove_container(&docker, &id).await?;
         }
+        self.inner.sweep_own_images(&docker).await?;
         self.inner
             .volumes
             .sweep(&docker, &Default::default(), true)
@@ -300,27 +301,13 @@ impl Inner {
         }
         let docker = engine::connect(&self.config.socket).await?;
         let mut facts = engine::facts(&docker).await?;
-        self.tighten(&mut facts);
+        if Dialect::of(&facts.kind).seccomp_by_file && facts.seccomp == Filter::Text {
+            facts.seccomp = seccomp::write(&self.config.state_dir);
+        }
         let (quota, problem) = (self.volumes.quota.clone(), facts.work_folder_problem());
         // A panic in it leaves it untried: then folders are watched.
         let _ = tokio::task::spawn_blocking(move || quota.prove(problem)).await;
         Ok(self.docker.get_or_init(|| (docker, facts)).0.clone())
-    }
-
-    /// Gives an engine with a loose seccomp filter a tighter one.
-    fn tighten(&self, facts: &mut EngineFacts) {
-        if !Dialect::of(&facts.kind).loose_seccomp {
-            return;
-        }
-        let written =
-            seccomp::profile().and_then(|profile| seccomp::write(&self.config.state_dir, &profile));
-        match written {
-            Ok(file) => facts.seccomp_file = file.to_string_lossy().into_owned(),
-            Err(why) => {
-                warn!(why, "sandboxes keep the engine's own seccomp filter");
-                facts.seccomp_gap = why;
-            }
-        }
     }
 
     /// Sandboxes of runners, by the runner's name.
@@ -547,7 +534,7 @@ impl Inner {
                 (label::SLOT.into(), slot.to_string()),
             ],
             dialect: Dialect::of(&facts.kind),
-            seccomp_file: facts.seccomp_file.clone(),
+            seccomp: facts.seccomp.clone(),
             users_are_mapped: facts.users_are_mapped(),
             gpus: vec![],
         }

@@ -173,7 +173,7 @@ mod tests {
             cgroup_parent: String::new(),
             labels: vec![],
             dialect: Dialect::DOCKER,
-            seccomp_file: String::new(),
+            seccomp: Default::default(),
             users_are_mapped,
             gpus: vec![],
         };

@@ -234,6 +234,54 @@ pub(crate) fn socket_error(family: i32, kind: i32, protocol: i32) -> Option<i32>
     None
 }
 
+/// Whether a socket can be made the way 32-bit x86 programs do it, whose arguments
+/// no filter sees.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn old_socket_opens(family: i32, kind: i32) -> bool {
+    const SOCKETCALL: i64 = 102;
+    const MAKE: u64 = 1;
+    const CLOSE: i64 = 6;
+    const READ_WRITE: c_int = 3;
+    /// Private, of no file, below 2 GiB.
+    const LOW: c_int = 0x02 | 0x20 | 0x40;
+    /// A call of the 32-bit kind; a kernel without them ends the process.
+    fn old(number: i64, first: u64, second: u64) -> i32 {
+        let answer: i64;
+        // SAFETY: the kernel reads what the arguments lead to; rbx is put back.
+        unsafe {
+            std::arch::asm!(
+                "xchg rbx, {first}", "int 0x80", "xchg rbx, {first}",
+                first = inout(reg) first => _,
+                inlateout("rax") number => answer,
+                in("rcx") second, in("rdx") 0_u64,
+                lateout("r8") _, lateout("r9") _, lateout("r10") _, lateout("r11") _,
+            );
+        }
+        answer as i32
+    }
+    in_child(|| {
+        // SAFETY: a fresh mapping that goes with the child; its start takes three numbers.
+        let opened = unsafe {
+            let at = mmap(std::ptr::null_mut(), 4096, READ_WRITE, LOW, -1, 0);
+            if at as isize == -1 {
+                return 0;
+            }
+            *at.cast::<[i32; 3]>() = [family, kind, 0];
+            old(SOCKETCALL, MAKE, at as u64)
+        };
+        if opened >= 0 {
+            old(CLOSE, opened as u64, 0);
+        }
+        u8::from(opened >= 0)
+    }) == Some(1)
+}
+
+/// Elsewhere there is no such call.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn old_socket_opens(_family: i32, _kind: i32) -> bool {
+    false
+}
+
 /// Tries to map a file as a program. The answer is the error number.
 pub(crate) fn map_executable(file: &std::fs::File) -> Option<i32> {
     use std::os::fd::AsRawFd;

@@ -4,6 +4,7 @@
 //! Targets and their names are stand-ins, see `walls.rs`; names come from a file that only
 //! the agent's processes see as the host's.
 
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,10 @@ use longshore_proto::v1::runner_intent::Desired;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::namespaces::within;
-use crate::on::On;
+use crate::on::{Kind, On};
 use crate::support::{Bench, run};
 use crate::walls::{
-    INTERNET, METADATA, NEIGHBOUR, Outside, RESOLVER, reaches, remove_rules, resolves,
+    INTERNET, METADATA, NEIGHBOUR, Outside, RESOLVER, answer, reaches, remove_rules, resolves,
     sandbox_with, until_restored,
 };
 
@@ -36,6 +37,7 @@ fn allowlist(image: &str) -> Desired {
             "private.test",
             "metadata.test",
             "own.test",
+            "nat64.test",
             "odd.test:8081",
         ]
         .map(str::to_owned)
@@ -50,7 +52,8 @@ fn hosts() -> String {
          {INTERNET} allowed.test a.wild.test wild.test other.test odd.test
          {NEIGHBOUR} private.test
          {METADATA} metadata.test
-         {OWN} own.test\n"
+         {OWN} own.test
+         64:ff9b::a9fe:a9fe nat64.test\n"
     )
 }
 
@@ -199,6 +202,7 @@ pub(crate) async fn only_what_is_listed_is_reached_and_only_by_the_proxy(on: On)
         "http://private.test/",
         "http://metadata.test/latest/meta-data",
         "http://own.test/",
+        "http://nat64.test/",
         &format!("http://{INTERNET}/"),
         &format!("http://{METADATA}/"),
         "http://127.0.0.1/",
@@ -256,6 +260,9 @@ pub(crate) async fn only_what_is_listed_is_reached_and_only_by_the_proxy(on: On)
     until_restored(&bench, &on, &whole).await;
     assert!(!reaches(&bench, &runner, INTERNET, 80), "again");
 
+    if on.kind() == Kind::Docker {
+        the_engines_resolver_asks_nobody(&bench, &on, &runner);
+    }
     another_slot_is_not_served(&mut bench, &runner).await;
 
     let denied = bench.let_go(&runner).await.denied.expect("it is told");
@@ -268,6 +275,7 @@ pub(crate) async fn only_what_is_listed_is_reached_and_only_by_the_proxy(on: On)
         ("private.test", "http", 80, "private_address"),
         ("metadata.test", "http", 80, "private_address"),
         ("own.test", "http", 80, "private_address"),
+        ("nat64.test", "http", 80, "private_address"),
         ("allowed.test", "connect", 443, "sni_mismatch"),
         ("allowed.test", "connect", 443, "sni_missing"),
         ("allowed.test", "connect", 443, "not_tls"),
@@ -289,6 +297,20 @@ pub(crate) async fn only_what_is_listed_is_reached_and_only_by_the_proxy(on: On)
         assert!(begin.elapsed() < DEADLINE, "a purged node leaves its proxy");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Not even one on the host's loopback, which is where it is the engine that asks.
+fn the_engines_resolver_asks_nobody(bench: &Bench, on: &On, runner: &str) {
+    answer(on.within(|| UdpSocket::bind(("127.0.0.1", 53)).unwrap()));
+    let name = "lan.rebind.test";
+    let there = on.must(&format!("busybox nslookup -type=a {name} 127.0.0.1"));
+    assert!(
+        there.contains(NEIGHBOUR),
+        "it is there and answers: {there}"
+    );
+    let ask = format!("nslookup -timeout=2 -retry=1 -type=a {name} 127.0.0.11 2>&1; true");
+    let said = bench.exec(runner, &ask);
+    assert!(!said.contains(NEIGHBOUR), "{said}");
 }
 
 /// Each slot has its own list: the gateway of another one is out of reach.

@@ -13,7 +13,8 @@ use std::time::Duration;
 use agent_core::RunnerSpec;
 use agent_core::dialect::Dialect;
 use agent_core::probe::{self, Check, Found};
-use agent_core::sandbox::{self, Place, Request};
+use agent_core::sandbox::{self, Place, Profile, Request};
+use agent_core::seccomp::filter;
 use serde_json::{Value, json};
 
 use crate::support;
@@ -41,7 +42,7 @@ fn strict(image: &str) -> Value {
         cgroup_parent: String::new(),
         labels: vec![("longshore.test".into(), "broken".into())],
         dialect: Dialect::DOCKER,
-        seccomp_file: String::new(),
+        seccomp: Default::default(),
         users_are_mapped: false,
         gpus: vec![],
     };
@@ -115,6 +116,31 @@ fn host(body: &mut Value, field: &str, value: Value) {
     body["HostConfig"][field] = value;
 }
 
+/// Another filter of system calls.
+fn security(body: &mut Value, filter: &str) {
+    let options = json!(["no-new-privileges:true", format!("seccomp={filter}")]);
+    host(body, "SecurityOpt", options);
+}
+
+/// The own filter and one rule more.
+fn also(body: &mut Value, rule: Value) {
+    let mut filter: Value = serde_json::from_str(filter(Profile::Strict)).unwrap();
+    filter["syscalls"].as_array_mut().unwrap().push(rule);
+    security(body, &filter.to_string());
+}
+
+fn also_allowed(body: &mut Value, name: &str) {
+    also(body, json!({"names": [name], "action": "SCMP_ACT_ALLOW"}));
+}
+
+fn also_allowed_socket(body: &mut Value, family: u32) {
+    let of_family = json!({"index": 0, "value": family, "valueTwo": 0, "op": "SCMP_CMP_EQ"});
+    also(
+        body,
+        json!({"names": ["socket"], "action": "SCMP_ACT_ALLOW", "args": [of_family]}),
+    );
+}
+
 const CASES: &[Case] = &[
     // Root makes files in / and can become anybody.
     ("non_root", |b| b["User"] = json!("0:0"), &["no_escalation"]),
@@ -123,23 +149,35 @@ const CASES: &[Case] = &[
         |b| host(b, "CapAdd", json!(["NET_RAW"])),
         &[],
     ),
-    ("no_escalation", |b| host(b, "SecurityOpt", json!([])), &[]),
     (
-        "seccomp",
+        "no_escalation",
         |b| {
-            host(
-                b,
-                "SecurityOpt",
-                json!(["no-new-privileges:true", "seccomp=unconfined"]),
-            );
+            let filter = b["HostConfig"]["SecurityOpt"][1].clone();
+            host(b, "SecurityOpt", json!([filter]));
         },
         &[],
     ),
+    (
+        "seccomp",
+        |b| security(b, "unconfined"),
+        &[
+            "no_io_uring",
+            "no_kernel_keyring",
+            "no_rare_sockets",
+            "no_vsock",
+        ],
+    ),
+    // One call more than the own list has.
+    ("no_io_uring", |b| also_allowed(b, "io_uring_setup"), &[]),
+    ("no_kernel_keyring", |b| also_allowed(b, "keyctl"), &[]),
+    // Of a profile that lets 32-bit programs have sockets.
+    ("no_vsock", |b| security(b, filter(Profile::Standard)), &[]),
     (
         "no_raw_sockets",
         |b| {
             b["User"] = json!("0:0");
             host(b, "CapAdd", json!(["NET_RAW"]));
+            also_allowed_socket(b, 17);
         },
         &["non_root", "no_capabilities", "no_escalation"],
     ),

@@ -1,5 +1,7 @@
 //! Job containers and services, asked for by the real hook in a real sandbox.
 
+use agent_core::sandbox::Profile;
+use agent_core::seccomp::filter;
 use longshore_proto::v1::observed_runner::Phase;
 use serde_json::{Value, json};
 
@@ -106,7 +108,11 @@ fn assert_held(id: &str, job: &str) {
     let host = &all[0]["HostConfig"];
     assert_eq!(all[0]["Config"]["User"], "1001:1001");
     assert_eq!(host["CapDrop"], json!(["ALL"]));
-    assert_eq!(host["SecurityOpt"], json!(["no-new-privileges:true"]));
+    let filter = format!("seccomp={}", filter(Profile::Containers));
+    assert_eq!(
+        host["SecurityOpt"],
+        json!(["no-new-privileges:true", filter])
+    );
     assert_eq!(host["NetworkMode"], format!("container:{job}"));
     assert_eq!(
         (&host["Privileged"], &host["Runtime"]),

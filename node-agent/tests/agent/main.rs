@@ -11,6 +11,7 @@ mod allowlist;
 mod arm;
 #[cfg(target_arch = "x86_64")]
 mod arm_engine;
+mod attacks;
 mod broken;
 mod containers;
 mod disk;
@@ -30,12 +31,14 @@ mod walls;
 
 use std::time::Duration;
 
+use attacks::what_reaches_for_the_kernel_or_other_processes_is_refused;
 use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_exit::Cause;
 use on::{Kind, On};
 use probing::{
     a_flushed_table_turns_a_check_red, a_node_publishes_what_it_saw_and_answers_a_check,
+    the_image_of_a_killed_agents_probe_goes_at_the_next_start_or_by_purge,
     the_probe_of_the_strict_sandbox_passes_as_a_job,
 };
 use standby::{
@@ -73,6 +76,12 @@ on_each_engine! {
     a_job_takes_what_stands_by_and_another_takes_its_place,
     a_killed_agents_standbys_end_and_are_swept,
     a_dead_standby_is_not_handed_over,
+    what_reaches_for_the_kernel_or_other_processes_is_refused,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_of_a_killed_agents_probe_is_swept() {
+    the_image_of_a_killed_agents_probe_goes_at_the_next_start_or_by_purge(On::Host).await
 }
 
 /// Rules are taken away and targets put up here, so none of these is on the host's engine.
@@ -80,6 +89,11 @@ mod walls_of_docker {
     #[tokio::test(flavor = "multi_thread")]
     async fn each_denial_is_one_rule() {
         super::walls::each_denial_is_one_rule(super::On::own_docker()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_goes_past_tcp_is_denied_by_one_rule() {
+        super::attacks::what_goes_past_tcp_is_denied_by_one_rule(super::On::own_docker()).await
     }
 
     #[tokio::test(flavor = "multi_thread")]

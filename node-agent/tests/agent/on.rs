@@ -101,14 +101,18 @@ impl On {
         output.status.success()
     }
 
+    /// Does something in the network namespace of the engine; what it opens stays there.
+    pub(crate) fn within<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self.keeper() {
+            None => work(),
+            Some(keeper) => within(keeper, work),
+        }
+    }
+
     /// A listening socket in the network namespace of the engine.
     pub(crate) fn listen(&self, address: &str) -> TcpListener {
         let address = address.to_owned();
-        let bind = move || TcpListener::bind(&address).unwrap();
-        let listener = match self.keeper() {
-            None => bind(),
-            Some(keeper) => within(keeper, bind),
-        };
+        let listener = self.within(move || TcpListener::bind(&address).unwrap());
         listener.set_nonblocking(true).unwrap();
         listener
     }

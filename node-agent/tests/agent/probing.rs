@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::property::State;
 
 use crate::on::{Kind, On};
-use crate::support::{Bench, run};
+use crate::support::{Bench, DEADLINE, run};
 
 fn named<'a>(told: &'a pb::SandboxChecked, name: &str) -> &'a pb::Check {
     assert_eq!(told.error, None);
@@ -148,5 +148,43 @@ pub(crate) async fn a_flushed_table_turns_a_check_red(on: On) {
         "{after:#?}"
     );
     bench.told("no_host_services", State::Guaranteed).await;
+    bench.finish().await;
+}
+
+/// Images that the agent under test made for its probes.
+fn probe_images(bench: &Bench) -> String {
+    let own = format!("label={}", bench.own_label());
+    bench.docker(&["images", "-aq", "--filter", &own])
+}
+
+/// Kills the agent while it looks, so that the probe's image stays.
+async fn killed_while_it_looks(bench: &mut Bench) {
+    bench.ask("strict", "").await;
+    let begin = Instant::now();
+    while probe_images(bench).is_empty() {
+        assert!(begin.elapsed() < DEADLINE, "no image is made");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    bench.kill_agent();
+    // The engine may be told to remove it at that very moment: then there is nothing to see.
+    assert_ne!(probe_images(bench), "", "it outlives the agent");
+}
+
+pub(crate) async fn the_image_of_a_killed_agents_probe_goes_at_the_next_start_or_by_purge(on: On) {
+    let mut bench = Bench::start(&on, "image").await;
+    assert_eq!(probe_images(&bench), "", "a probe that ended leaves none");
+    killed_while_it_looks(&mut bench).await;
+    let left = probe_images(&bench);
+    bench.start_agent().await;
+    let begin = Instant::now();
+    while left.lines().any(|id| probe_images(&bench).contains(id)) {
+        assert!(begin.elapsed() < DEADLINE, "{left} is still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    killed_while_it_looks(&mut bench).await;
+    bench.purge_now();
+    assert_eq!(probe_images(&bench), "", "nothing of a purged node stays");
+    bench.start_agent().await;
     bench.finish().await;
 }

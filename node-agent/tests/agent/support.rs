@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::on::{Kind, On};
 use agent_core::names::{Instance, label};
+use agent_core::sandbox::Profile;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use longshore_proto::v1 as pb;
@@ -221,6 +222,16 @@ impl Bench {
 
     /// Asks the node to look at a sandbox now.
     pub(crate) async fn check(&mut self, profile: &str, image: &str) -> pb::SandboxChecked {
+        let id = self.ask(profile, image).await;
+        self.wait("the check is answered", |seen| {
+            seen.checked.contains_key(&id)
+        })
+        .await;
+        self.seen.borrow().checked[&id].clone()
+    }
+
+    /// The same without waiting for the answer; its number.
+    pub(crate) async fn ask(&mut self, profile: &str, image: &str) -> u64 {
         self.generation += 1;
         let id = self.generation;
         let spec = pb::RunnerSpec {
@@ -230,11 +241,7 @@ impl Bench {
         };
         let spec = Some(spec);
         self.send(Down::Check(pb::CheckSandbox { id, spec })).await;
-        self.wait("the check is answered", |seen| {
-            seen.checked.contains_key(&id)
-        })
-        .await;
-        self.seen.borrow().checked[&id].clone()
+        id
     }
 
     /// Waits until a property is published in this state.
@@ -483,6 +490,13 @@ impl Bench {
             .arg("purge")
             .output()
             .unwrap()
+    }
+
+    /// Removes what a stopped agent made.
+    pub(crate) fn purge_now(&self) {
+        let output = self.purge();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{words}");
     }
 
     /// Stops the agent, removes what is its own, and proves that nothing is left.
@@ -914,10 +928,13 @@ pub(crate) fn assert_strict(kind: Kind, inspect: &str) {
 
 fn assert_strict_of_docker(host: &serde_json::Value) {
     assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
-    assert_eq!(
-        host["SecurityOpt"],
-        serde_json::json!(["no-new-privileges:true"])
-    );
+    let options = host["SecurityOpt"].as_array().expect("security options");
+    assert_eq!(options.len(), 2, "{options:?}");
+    assert_eq!(options[0], "no-new-privileges:true");
+    // One of the agent's own filters, to the letter.
+    let filter = options[1].as_str().and_then(|o| o.strip_prefix("seccomp="));
+    let own = Profile::ALL.map(agent_core::seccomp::filter);
+    assert!(filter.is_some_and(|f| own.contains(&f)), "{options:?}");
     assert!(host["Binds"].as_array().is_none_or(Vec::is_empty));
     assert_eq!(
         (&host["PidMode"], &host["UTSMode"], &host["UsernsMode"]),

@@ -16,7 +16,7 @@ use crate::namespaces::{Namespaces, command, within};
 use crate::on::{Kind, On};
 use crate::support::{Bench, run};
 
-const HOST_ON_LAN: &str = "192.168.77.1";
+pub(crate) const HOST_ON_LAN: &str = "192.168.77.1";
 pub(crate) const NEIGHBOUR: &str = "192.168.77.2";
 pub(crate) const RESOLVER: &str = "192.168.77.3";
 pub(crate) const METADATA: &str = "169.254.169.254";
@@ -103,26 +103,58 @@ impl Outside {
 }
 
 /// Takes connections and closes them, as long as the test lives.
-fn serve(listener: TcpListener) {
+pub(crate) fn serve(listener: TcpListener) {
     listener.set_nonblocking(true).unwrap();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
 }
 
-/// Says "no such record" to every question.
-fn answer(socket: UdpSocket) {
+/// Names that lead into a private range.
+const REBOUND: [(&str, &str); 2] = [
+    ("lan.rebind.test", NEIGHBOUR),
+    ("metadata.rebind.test", METADATA),
+];
+
+/// Says "no such record" to every question but those of [`REBOUND`].
+pub(crate) fn answer(socket: UdpSocket) {
     socket.set_nonblocking(true).unwrap();
     let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
     tokio::spawn(async move {
         let mut packet = [0_u8; 512];
         while let Ok((length, from)) = socket.recv_from(&mut packet).await {
             if length > 3 {
-                packet[2] |= 0x80;
-                packet[3] = 0x80;
-                let _ = socket.send_to(&packet[..length], from).await;
+                let said = answered(&packet[..length]);
+                let _ = socket.send_to(&said, from).await;
             }
         }
     });
+}
+
+fn answered(question: &[u8]) -> Vec<u8> {
+    let mut said = question.to_vec();
+    said[2] |= 0x80;
+    said[3] = 0x80;
+    // Labels as they stand in the packet: each after its length.
+    let labels = |name: &str| -> Vec<u8> {
+        let label = |label: &str| [&[label.len() as u8], label.as_bytes()].concat();
+        name.split('.').flat_map(label).collect()
+    };
+    let asked = |name: &str| {
+        let of_it = [&labels(name)[..], &[0, 0, 1, 0, 1]].concat();
+        question
+            .get(12..)
+            .is_some_and(|rest| rest.starts_with(&of_it))
+    };
+    let Some((name, address)) = REBOUND.iter().find(|(name, _)| asked(name)) else {
+        return said;
+    };
+    // One answer and nothing else, whatever else was asked along.
+    said.truncate(12 + labels(name).len() + 5);
+    said[6..12].copy_from_slice(&[0, 1, 0, 0, 0, 0]);
+    said.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    let address: std::net::Ipv4Addr = address.parse().unwrap();
+    said.extend(address.octets());
+    said
 }
 
 /// A job that stays, so that packets can be sent from its sandbox.
@@ -272,15 +304,8 @@ pub(crate) async fn each_denial_is_one_rule(on: On) {
     bench.finish().await;
 }
 
-/// Sandboxes get no IPv6. Here one is given some by hand, to show that the rules would hold.
-async fn version_6(bench: &Bench, on: &On, runner: &str, whole: &str) {
-    let addresses = bench.exec(runner, "cat /proc/net/if_inet6");
-    // Scope 10 is loopback, 20 link-local: neither leaves the slot.
-    let routable: Vec<&str> = addresses
-        .lines()
-        .filter(|line| !matches!(line.split_whitespace().nth(3), Some("10" | "20")))
-        .collect();
-    assert!(routable.is_empty(), "{addresses}");
+/// Addresses and a way out, which no sandbox has.
+pub(crate) fn give_ipv6(bench: &Bench, on: &On, runner: &str) {
     let pid = bench.docker(&["inspect", "-f", "{{.State.Pid}}", runner]);
     let bridge = bench.network(runner);
     // The wall drops neighbour discovery too, so each side is told the other's address.
@@ -297,6 +322,18 @@ async fn version_6(bench: &Bench, on: &On, runner: &str, whole: &str) {
          ip -6 route replace default via fd99::1\"",
         pid = pid.trim()
     ));
+}
+
+/// Sandboxes get no IPv6. Here one is given some by hand, to show that the rules would hold.
+async fn version_6(bench: &Bench, on: &On, runner: &str, whole: &str) {
+    let addresses = bench.exec(runner, "cat /proc/net/if_inet6");
+    // Scope 10 is loopback, 20 link-local: neither leaves the slot.
+    let routable: Vec<&str> = addresses
+        .lines()
+        .filter(|line| !matches!(line.split_whitespace().nth(3), Some("10" | "20")))
+        .collect();
+    assert!(routable.is_empty(), "{addresses}");
+    give_ipv6(bench, on, runner);
     for (what, address, port, chain, rule) in [
         (
             "a neighbour",

@@ -158,7 +158,7 @@ async fn bare_burst(
             cgroup_parent: String::new(),
             labels: vec![],
             dialect: Dialect::DOCKER,
-            seccomp_file: String::new(),
+            seccomp: Default::default(),
             users_are_mapped: false,
             gpus: vec![],
         };

@@ -43,7 +43,7 @@ fn job() -> Job {
             cgroup_parent: "/longshore/x".into(),
             labels: vec![],
             dialect: Dialect::DOCKER,
-            seccomp_file: String::new(),
+            seccomp: Default::default(),
             users_are_mapped: true,
             gpus: vec![],
         },
@@ -258,7 +258,14 @@ fn a_sibling_is_held_as_the_job_is() {
         (made.cap_drop.as_slice(), made.cap_add.len()),
         (&["ALL"][..], 0)
     );
-    assert_eq!(made.security_opt, ["no-new-privileges:true"]);
+    let filter = crate::seccomp::filter(crate::sandbox::Profile::Containers);
+    assert_eq!(
+        made.security_opt,
+        [
+            "no-new-privileges:true".to_owned(),
+            format!("seccomp={filter}")
+        ]
+    );
     assert_eq!(made.cgroup_parent, "/longshore/x");
     assert_eq!(
         (made.memory, made.memory_swap, made.nano_cpus),

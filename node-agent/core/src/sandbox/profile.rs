@@ -27,6 +27,9 @@ pub struct Terms {
     pub sudo_where_users_are_mapped: bool,
     /// `container:`, `services:` and container actions, through the agent.
     pub containers: bool,
+    /// The call by which 32-bit x86 programs make sockets, whose kind a filter
+    /// cannot see.
+    pub old_socket_call: bool,
 }
 
 /// What `sudo` and a package manager need of root's powers inside a user
@@ -44,18 +47,21 @@ impl Profile {
                 readonly_rootfs: true,
                 sudo_where_users_are_mapped: false,
                 containers: false,
+                old_socket_call: false,
             },
             Self::Standard => Terms {
                 word: "standard",
                 readonly_rootfs: false,
                 sudo_where_users_are_mapped: true,
                 containers: false,
+                old_socket_call: true,
             },
             Self::Containers => Terms {
                 word: "containers",
                 readonly_rootfs: false,
                 sudo_where_users_are_mapped: true,
                 containers: true,
+                old_socket_call: true,
             },
         }
     }
