@@ -51,6 +51,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         state_dir: config.state_dir.clone(),
         dns,
         firewall: config.firewall,
+        egress_socket: config.egress_socket.clone(),
         allow_ranges: config.allow_ranges.clone(),
         min_free_disk: config.min_free_disk,
         job_disk: config.job_disk,
@@ -139,7 +140,7 @@ fn allowlist(gap: Option<String>) -> Property {
             Some(_) => State::NotGuaranteed,
         },
         evidence: gap.unwrap_or_else(|| {
-            "a closed slot reaches its egress proxy and nothing else; longshore-egress is beside the agent"
+            "a closed slot reaches its egress proxy and nothing else; the proxy is an unprivileged process of its own"
                 .into()
         }),
     }

@@ -14,7 +14,7 @@ use thiserror::Error;
 const MAX_RANGES: usize = 64;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 25] = [
+pub const KEYS: [(&str, &str, &str); 26] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -71,6 +71,11 @@ pub const KEYS: [(&str, &str, &str); 25] = [
         "resolvers of jobs, comma separated; default is the host's",
     ),
     ("firewall", "auto", "auto, nft or iptables"),
+    (
+        "egress_socket",
+        "",
+        "control socket of an egress proxy that runs as a service; default is one that the agent starts",
+    ),
     (
         "allow_ranges",
         "",
@@ -328,6 +333,8 @@ pub struct Config {
     pub firewall: FirewallTool,
     /// Opened to every job of this node.
     pub allow_ranges: Vec<Range>,
+    /// None lets the agent start a proxy of its own.
+    pub egress_socket: Option<PathBuf>,
     pub min_free_disk: u64,
     pub job_disk: u64,
     pub pull: bool,
@@ -388,6 +395,11 @@ impl Config {
                 _ => Err("must be auto, nft or iptables".into()),
             })?,
             allow_ranges: settings.parse("allow_ranges", ranges)?,
+            egress_socket: settings.parse("egress_socket", |text| match text {
+                "" => Ok(None),
+                text if text.starts_with('/') => Ok(Some(PathBuf::from(text))),
+                _ => Err("must be an absolute path".into()),
+            })?,
             min_free_disk: settings.parse("min_free_disk", bytes)?,
             job_disk: settings.parse("job_disk", |text| match bytes(text)? {
                 size @ 1..SMALLEST_JOB_DISK => Err(format!(

@@ -35,6 +35,8 @@ pub struct Config {
     /// Resolvers of the sandboxes; empty leaves the engine's choice.
     pub dns: Vec<IpAddr>,
     pub firewall: FirewallTool,
+    /// Of an egress proxy that is a service of the host; without it the agent starts one.
+    pub egress_socket: Option<PathBuf>,
     /// Private ranges that sandboxes may reach all the same.
     pub allow_ranges: Vec<Range>,
     /// Free bytes below which no new sandbox is made.

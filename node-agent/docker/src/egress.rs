@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::denied::Denied;
 use agent_core::model::{Condition, ErrorReason};
+use agent_core::names::{Fnv, Instance};
 use agent_core::runtime::RuntimeError;
 use agent_egress::control::{Answer, Open, Request, call};
 use tracing::{info, warn};
@@ -19,13 +20,16 @@ use crate::runtime::lock;
 
 /// The program beside the agent's own.
 const PROGRAM: &str = "longshore-egress";
+/// Between the numbers of people's accounts and those that systemd gives to services.
+const FIRST_USER: u32 = 60_578;
+const USERS: u32 = 600;
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) struct Egress {
     /// Of its own, closed to everybody else: the socket and the program's log.
     folder: PathBuf,
-    program: Result<PathBuf, String>,
+    program: Program,
     /// Slots that have to be open, by slot.
     wanted: Mutex<BTreeMap<u32, Open>>,
     /// Those of them whose proxy died and was started again.
@@ -35,11 +39,26 @@ pub(crate) struct Egress {
     starting: tokio::sync::Mutex<()>,
 }
 
+/// Whose process it is.
+enum Program {
+    /// Of this agent, which starts the program as that user when it is root.
+    Own {
+        path: Result<PathBuf, String>,
+        user: Option<u32>,
+    },
+    /// Somebody else's, who listens there: a service of the host.
+    Given(PathBuf),
+}
+
 impl Egress {
-    pub(crate) fn new(state_dir: &Path) -> Self {
+    pub(crate) fn new(state_dir: &Path, instance: &Instance, given: Option<PathBuf>) -> Self {
+        let own = || Program::Own {
+            path: sibling(),
+            user: user(instance),
+        };
         Self {
             folder: state_dir.join("egress"),
-            program: sibling(),
+            program: given.map_or_else(own, Program::Given),
             wanted: Mutex::default(),
             recounted: Mutex::default(),
             problem: Mutex::default(),
@@ -47,13 +66,19 @@ impl Egress {
         }
     }
 
-    /// Where the program is, or why this node offers no allow-list.
-    pub(crate) fn program(&self) -> Result<&Path, String> {
-        self.program.as_deref().map_err(Clone::clone)
+    /// Why this node offers no allow-list.
+    pub(crate) fn gap(&self) -> Option<String> {
+        match &self.program {
+            Program::Own { path, .. } => path.as_ref().err().cloned(),
+            Program::Given(_) => None,
+        }
     }
 
     fn socket(&self) -> PathBuf {
-        self.folder.join("control.sock")
+        match &self.program {
+            Program::Own { .. } => self.folder.join("control.sock"),
+            Program::Given(socket) => socket.clone(),
+        }
     }
 
     /// Opens a slot's proxy; it stays open until `close`, whatever becomes of the agent.
@@ -112,6 +137,15 @@ impl Egress {
     pub(crate) async fn assert(&self) -> Result<(), String> {
         let wanted: Vec<Open> = lock(&self.wanted).values().cloned().collect();
         let mut result = Ok(());
+        if !wanted.is_empty()
+            && let Ok(answer) = call(&self.socket(), &Request::List).await
+        {
+            // Open for this agent, and not for the proxy: it was started again meanwhile.
+            let of_another = |open: &Open| !answer.open.contains(&open.listen);
+            let slots = lock(&self.wanted);
+            let again = slots.iter().filter(|(_, open)| of_another(open));
+            lock(&self.recounted).extend(again.map(|(slot, _)| *slot));
+        }
         for open in wanted {
             result = self.tell(&Request::Open(open)).await.map(drop);
             if result.is_err() {
@@ -132,17 +166,30 @@ impl Egress {
         lock(&self.problem).clone().map(|detail| Condition {
             kind: "egress_down",
             detail,
-            next_step: format!(
-                "look into {} and see that {PROGRAM} lies beside longshore-agent",
-                self.folder.join("log").display()
-            ),
+            next_step: match &self.program {
+                Program::Own { .. } => format!(
+                    "look into {} and see that {PROGRAM} lies beside longshore-agent",
+                    self.folder.join("log").display()
+                ),
+                Program::Given(_) => format!("start it again: systemctl restart {PROGRAM}"),
+            },
             image: String::new(),
         })
     }
 
-    /// Ends the proxy. Only for a node that is given up.
+    /// Ends the proxy, or closes its slots where it is a service of the host. Only for a
+    /// node that is given up.
     pub(crate) async fn stop(&self) {
         lock(&self.wanted).clear();
+        if let Program::Given(socket) = &self.program {
+            let answer = call(socket, &Request::List).await.unwrap_or_default();
+            for listen in answer.open {
+                if let Err(why) = call(socket, &Request::Close(listen)).await {
+                    warn!(%listen, why, "a slot's proxy was not closed");
+                }
+            }
+            return;
+        }
         // Nobody there is what is wanted.
         let _ = call(&self.socket(), &Request::Stop).await;
         let begin = Instant::now();
@@ -150,6 +197,8 @@ impl Egress {
         {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        // The proxy itself may not: its folder is not its user's.
+        let _ = std::fs::remove_file(self.socket());
     }
 
     fn listen(&self, slot: u32) -> Option<SocketAddr> {
@@ -168,7 +217,12 @@ impl Egress {
     }
 
     async fn start(&self) -> Result<(), String> {
-        let program = self.program()?;
+        let (program, user) = match &self.program {
+            Program::Own { path, user } => (path.as_deref().map_err(Clone::clone)?, user),
+            Program::Given(socket) => {
+                return Err(format!("no egress proxy answers at {}", socket.display()));
+            }
+        };
         let log = self.prepare().map_err(|error| {
             format!(
                 "making {} for the egress proxy: {error}",
@@ -186,6 +240,9 @@ impl Egress {
             .current_dir("/")
             // What ends the agent's group does not end the connections of its jobs.
             .process_group(0);
+        if let Some(user) = user {
+            command.arg("--user").arg(user.to_string());
+        }
         let mut child = command
             .spawn()
             .map_err(|error| format!("starting {}: {error}", program.display()))?;
@@ -228,6 +285,32 @@ impl Egress {
     }
 }
 
+/// Whom the proxy becomes when root starts it: the account of its name where the host has
+/// one, else a number of its own in a range that no distribution and no service gives
+/// away. None where the agent is not root: then the proxy is its user.
+fn user(instance: &Instance) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    // Owned by whom the process runs as.
+    let own = std::fs::metadata("/proc/self").ok()?.uid();
+    if own != 0 {
+        return None;
+    }
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    Some(account(&accounts).unwrap_or_else(|| {
+        let mut hash = Fnv::default();
+        hash.write(instance.as_str().as_bytes());
+        FIRST_USER + u32::try_from(hash.0 % u64::from(USERS)).unwrap_or(0)
+    }))
+}
+
+fn account(accounts: &str) -> Option<u32> {
+    accounts
+        .lines()
+        .filter_map(|line| line.strip_prefix(PROGRAM)?.strip_prefix(':'))
+        .find_map(|rest| rest.split(':').nth(1)?.parse().ok())
+        .filter(|user| *user != 0)
+}
+
 fn sibling() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| format!("own program: {error}"))?;
     let path = own.with_file_name(PROGRAM);
@@ -238,5 +321,18 @@ fn sibling() -> Result<PathBuf, String> {
             "{} is missing: install {PROGRAM} beside longshore-agent",
             path.display()
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_account_is_taken_where_there_is_one_and_never_roots() {
+        let accounts = "root:x:0:0::/:/bin/sh\nlongshore-egress:x:997:996::/:/bin/false\n";
+        assert_eq!(account(accounts), Some(997));
+        assert_eq!(account("longshore-egress-2:x:5:5::/:\n"), None);
+        assert_eq!(account("longshore-egress:x:0:0::/:\n"), None);
     }
 }

@@ -202,7 +202,11 @@ impl DockerRuntime {
                 config.slots_cidr,
             ),
             firewall: Firewall::new(rules, config.firewall),
-            egress: Egress::new(&config.state_dir),
+            egress: Egress::new(
+                &config.state_dir,
+                &config.instance,
+                config.egress_socket.clone(),
+            ),
             starts: Semaphore::new(config.parallel_starts.max(1)),
             outage: Mutex::default(),
             probing: Default::default(),
@@ -232,7 +236,7 @@ impl DockerRuntime {
 
     /// Why this node cannot offer network mode `allowlist`, if it cannot.
     pub fn allowlist_gap(&self) -> Option<String> {
-        self.inner.egress.program().err()
+        self.inner.egress.gap()
     }
 
     /// What jobs may be given from now on, and how; running ones keep what they have.

@@ -11,8 +11,9 @@ pub mod control;
 mod hello;
 mod ledger;
 mod plain;
+pub mod privileges;
 mod server;
 mod slot;
 mod tunnel;
 
-pub use server::serve;
+pub use server::{listen, serve};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ const MAX_SLOTS: usize = 4_096;
 /// Callers at once; one agent asks one after the other.
 const CALLERS: usize = 16;
 const LINE_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks whether anybody needs it.
+const LOOK: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct Proxy {
@@ -27,8 +30,15 @@ struct Proxy {
 }
 
 /// Serves until it is told to stop, or until it had no slot and no caller for `linger`.
-pub async fn serve(socket: &Path, linger: Duration) -> Result<(), String> {
-    let listener = bind(socket).await?;
+pub async fn serve(
+    listener: net::UnixListener,
+    socket: &Path,
+    linger: Option<Duration>,
+) -> Result<(), String> {
+    let listener = listener
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(listener))
+        .map_err(|error| format!("listening on {}: {error}", socket.display()))?;
     info!(socket = %socket.display(), "the egress proxy listens");
     let proxy = Arc::new(Proxy::default());
     let callers = Arc::new(Semaphore::new(CALLERS));
@@ -38,11 +48,11 @@ pub async fn serve(socket: &Path, linger: Duration) -> Result<(), String> {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stopped.recv() => break,
-            () = tokio::time::sleep(linger.min(Duration::from_secs(60))) => {
+            () = tokio::time::sleep(linger.unwrap_or(LOOK).min(LOOK)) => {
                 if !proxy.slots.lock().await.is_empty() {
                     used = Instant::now();
                 }
-                if used.elapsed() >= linger {
+                if linger.is_some_and(|linger| used.elapsed() >= linger) {
                     info!("nobody needs the egress proxy");
                     break;
                 }
@@ -67,23 +77,25 @@ pub async fn serve(socket: &Path, linger: Duration) -> Result<(), String> {
             (Ok(_), Err(_)) => warn!("too many callers"),
         }
     }
-    // A new proxy may have taken the place already only after this one is gone.
+    // A new proxy may have taken the place already only after this one is gone. Who gave
+    // up root's rights may not remove it: then whoever started it does.
     let _ = std::fs::remove_file(socket);
     Ok(())
 }
 
-async fn bind(socket: &Path) -> Result<UnixListener, String> {
+/// Takes the place of the control socket, with the rights of whoever starts the program.
+pub fn listen(socket: &Path) -> Result<net::UnixListener, String> {
     let failed =
         |what: &str, error: std::io::Error| format!("{what} {}: {error}", socket.display());
     let folder = socket.parent().ok_or("the socket has no folder")?;
-    // Nobody else may look into the folder, so the socket is root's from its first moment.
+    // Nobody else may look into the folder, so the socket is its owner's from its first moment.
     match std::fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(failed("making the folder of", error));
         }
         _ => {}
     }
-    if UnixStream::connect(socket).await.is_ok() {
+    if net::UnixStream::connect(socket).is_ok() {
         return Err(format!("another proxy listens on {}", socket.display()));
     }
     match std::fs::remove_file(socket) {
@@ -92,7 +104,8 @@ async fn bind(socket: &Path) -> Result<UnixListener, String> {
         }
         _ => {}
     }
-    let listener = UnixListener::bind(socket).map_err(|error| failed("listening on", error))?;
+    let listener =
+        net::UnixListener::bind(socket).map_err(|error| failed("listening on", error))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
         .map_err(|error| failed("closing", error))?;
     Ok(listener)

@@ -20,13 +20,15 @@ struct Options {
     /// Unix socket on which the agent is listened to.
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// Seconds without an open slot and without an agent after which it ends.
+    /// Seconds without an open slot and without an agent after which it ends; 0 for never.
     #[arg(long, default_value_t = 600)]
     linger: u64,
+    /// Number of the user it becomes once it listens, when root starts it.
+    #[arg(long, value_name = "UID")]
+    user: Option<u32>,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let options = Options::parse();
     let filter = EnvFilter::try_from_env("LONGSHORE_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt()
@@ -34,22 +36,28 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .init();
-    let mut terminated = match signal(SignalKind::terminate()) {
-        Ok(terminated) => terminated,
-        Err(error) => {
-            eprintln!("longshore-egress: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let served = tokio::select! {
-        served = agent_egress::serve(&options.socket, Duration::from_secs(options.linger)) => served,
-        _ = terminated.recv() => Ok(()),
-    };
-    match served {
+    match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("longshore-egress: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let listener = agent_egress::listen(&options.socket)?;
+    // Before there is a second thread.
+    if let Some(user) = options.user {
+        agent_egress::privileges::drop_to(user)?;
+    }
+    let linger = (options.linger > 0).then(|| Duration::from_secs(options.linger));
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        tokio::select! {
+            served = agent_egress::serve(listener, &options.socket, linger) => served,
+            _ = terminated.recv() => Ok(()),
+        }
+    })
 }

@@ -6,6 +6,7 @@
 
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use agent_egress::control::{Request, call};
@@ -291,12 +292,32 @@ pub(crate) async fn only_what_is_listed_is_reached_and_only_by_the_proxy(on: On)
     }
 
     let proxy = pid(&socket(&bench)).await.expect("the proxy runs");
+    has_no_rights(proxy);
     bench.finish().await;
     let begin = Instant::now();
     while lives(proxy) {
         assert!(begin.elapsed() < DEADLINE, "a purged node leaves its proxy");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Nobody's user, without a group, a capability or a way to any: though root started it.
+fn has_no_rights(proxy: u32) {
+    let status = std::fs::read_to_string(format!("/proc/{proxy}/status")).unwrap();
+    let field = |name: &str| -> Vec<String> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let words = line.unwrap_or_else(|| panic!("{name} in {status}"));
+        words.split_whitespace().map(str::to_owned).collect()
+    };
+    for name in ["Uid:", "Gid:"] {
+        let ids = field(name);
+        assert!(ids.iter().all(|id| id != "0" && *id == ids[0]), "{status}");
+    }
+    for name in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(field(name), ["0000000000000000"], "{name} {status}");
+    }
+    assert_eq!(field("Groups:"), Vec::<String>::new());
+    assert_eq!(field("NoNewPrivs:"), ["1"]);
 }
 
 /// Not even one on the host's loopback, which is where it is the engine that asks.
@@ -369,4 +390,83 @@ pub(crate) async fn the_proxy_needs_no_agent_and_the_agent_a_living_proxy(on: On
         .open;
     assert!(open.is_empty(), "its slot is closed: {open:?}");
     bench.finish().await;
+}
+
+/// A proxy that somebody else keeps, as a unit of the host does.
+struct Service {
+    program: Child,
+    socket: PathBuf,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+impl Service {
+    async fn start(on: &On, folder: &Path) -> Self {
+        let socket = folder.join("proxy/control.sock");
+        let known = folder.join("hosts");
+        std::fs::write(&known, hosts()).unwrap();
+        let program = on
+            .command("unshare")
+            .args(["-m", "sh", "-ec"])
+            .arg("mount --make-rprivate /; mount --bind \"$0\" /etc/hosts; exec \"$@\"")
+            .arg(known)
+            .arg(env!("CARGO_BIN_EXE_longshore-egress"))
+            .args(["--linger", "0", "--user", "61183", "--socket"])
+            .arg(&socket)
+            .spawn()
+            .unwrap();
+        let service = Self { program, socket };
+        let begin = Instant::now();
+        while pid(&service.socket).await.is_none() {
+            assert!(begin.elapsed() < DEADLINE, "the proxy does not answer");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        service
+    }
+}
+
+pub(crate) async fn a_proxy_that_is_a_service_is_used_and_left_alone(on: On) {
+    let outside = Outside::put_up_with(&on, &[53]);
+    serve(&outside);
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(&on, folder.path()).await;
+    let at = service.socket.display().to_string();
+    let given = ["--dns", RESOLVER, "--egress-socket", &at];
+    let mut bench = Bench::start_with(&on, "given", &given).await;
+    assert!(bench.guarantees("egress_allowlist"));
+    let wanted = allowlist(&bench.image());
+    let runner = sandbox_with(&mut bench, "given", wanted).await;
+    let serves = |bench: &Bench| get(bench, &runner, "http://allowed.test/").contains("asked for");
+    assert!(serves(&bench));
+    assert!(get(&bench, &runner, "http://other.test/").contains("403 Forbidden"));
+    assert!(!socket(&bench).exists(), "the agent has none of its own");
+    has_no_rights(pid(&service.socket).await.expect("it runs"));
+
+    // Gone: told, and not replaced by the agent. Started again: it serves as before.
+    drop(service);
+    let down = |report: &pb::NodeReport| report.conditions.iter().any(|c| c.kind == "egress_down");
+    let report = bench.until_report(down).await;
+    let told = report.conditions.iter().find(|c| c.kind == "egress_down");
+    let step = &told.expect("waited for it").next_step;
+    assert!(
+        step.contains("systemctl restart longshore-egress"),
+        "{step}"
+    );
+    assert!(!serves(&bench) && !reaches(&bench, &runner, INTERNET, 80));
+    let service = Service::start(&on, folder.path()).await;
+    let begin = Instant::now();
+    while !serves(&bench) {
+        assert!(begin.elapsed() < DEADLINE, "{}", bench.agent_log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    bench.until_report(|report| !down(report)).await;
+    bench.let_go(&runner).await;
+    bench.finish().await;
+    let left = call(&service.socket, &Request::List).await;
+    assert!(left.expect("it outlives a node").open.is_empty());
 }

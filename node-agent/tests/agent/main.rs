@@ -115,6 +115,12 @@ mod walls_of_docker {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_proxy_that_is_a_service_is_used_and_left_alone() {
+        super::allowlist::a_proxy_that_is_a_service_is_used_and_left_alone(super::On::own_docker())
+            .await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn the_proxy_needs_no_agent_and_the_agent_a_living_proxy() {
         super::allowlist::the_proxy_needs_no_agent_and_the_agent_a_living_proxy(
             super::On::own_docker(),

@@ -202,6 +202,7 @@ impl Alone {
             state_dir: folder.path().to_owned(),
             dns: vec![],
             firewall: FirewallTool::Auto,
+            egress_socket: None,
             allow_ranges: Vec::new(),
             min_free_disk: 0,
             job_disk: 0,

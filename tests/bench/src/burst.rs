@@ -53,6 +53,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         state_dir: folder.path().to_owned(),
         dns: vec![],
         firewall: FirewallTool::Auto,
+        egress_socket: None,
         allow_ranges: Vec::new(),
         min_free_disk: 0,
         job_disk: 32 << 30,
