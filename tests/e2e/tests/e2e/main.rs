@@ -22,5 +22,6 @@ mod outcomes;
 mod provision;
 mod queue;
 mod rig;
+mod stuck;
 mod up;
 mod upgrade;
