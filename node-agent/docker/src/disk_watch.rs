@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use bollard::Docker;
 use tracing::{debug, warn};
 
 use crate::engine::EngineFacts;
@@ -209,7 +210,9 @@ impl Inner {
     }
 
     /// Why the disk was the cause of this end, read once it has ended.
-    pub(crate) fn disk_full(&self, handle: &Handle) -> Option<String> {
+    pub(crate) async fn disk_full(&self, docker: &Docker, handle: &Handle) -> Option<String> {
+        // What is left is written with the end of the mount.
+        self.volumes.unmount(docker, &handle.work_volume).await;
         let left = self.volumes.quota.left(&handle.work_volume);
         if left.is_some_and(|left| left < NOTHING_LEFT) {
             self.note_full(handle);

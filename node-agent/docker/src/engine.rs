@@ -65,10 +65,6 @@ impl EngineFacts {
         if self.rootless {
             return Some("a rootless engine may not mount devices".into());
         }
-        if self.live_restore {
-            // After its restart the runners of sized folders stayed busy for good.
-            return Some("the engine has live-restore on, with which sized folders failed".into());
-        }
         if self.users_are_mapped() {
             // Its root folder is made before the engine says whose the runner's user is.
             return Some("the engine maps users (userns-remap)".into());

@@ -20,6 +20,7 @@ mod images;
 mod logs;
 mod loops;
 mod measure;
+mod mounts;
 mod outage;
 mod probe;
 mod processes;

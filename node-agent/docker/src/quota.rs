@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use agent_core::sandbox::RUNNER_UID;
 use tracing::{debug, warn};
@@ -27,7 +27,7 @@ const SUFFIX: &str = "img";
 pub(crate) const NOTHING_LEFT: u64 = 1 << 20;
 /// Nothing to write the file system's own tables over while the job runs, and nothing
 /// in it that could become another user or a device.
-const MOUNT_OPTIONS: &str = "nosuid,nodev,noinit_itable";
+pub(crate) const MOUNT_OPTIONS: &str = "nosuid,nodev,noinit_itable";
 
 /// Whether work folders have a hard size here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub(crate) struct Quota {
     /// Bytes; 0: no limit.
     limit: u64,
     state: Mutex<State>,
+    /// The agent mounts folders itself, not the engine.
+    by_agent: AtomicBool,
     number: AtomicU64,
 }
 
@@ -54,6 +56,7 @@ impl Quota {
             folder: state_dir.join("work"),
             limit,
             state: Mutex::new(State::Untried),
+            by_agent: AtomicBool::new(false),
             number: AtomicU64::new(0),
         }
     }
@@ -65,6 +68,15 @@ impl Quota {
 
     pub(crate) fn state(&self) -> State {
         lock(&self.state).clone()
+    }
+
+    /// The engine is not to be asked to mount devices.
+    pub(crate) fn mount_by_agent(&self) {
+        self.by_agent.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_by_agent(&self) -> bool {
+        self.by_agent.load(Ordering::Relaxed)
     }
 
     /// From now on work folders are watched.

@@ -195,6 +195,7 @@ impl DockerRuntime {
                 config.node.clone(),
                 &config.state_dir,
                 config.job_disk,
+                &config.socket,
             ),
             slots: Slots::new(
                 config.instance.clone(),
@@ -308,7 +309,11 @@ impl Inner {
         if Dialect::of(&facts.kind).seccomp_by_file && facts.seccomp == Filter::Text {
             facts.seccomp = seccomp::write(&self.config.state_dir);
         }
-        let (quota, problem) = (self.volumes.quota.clone(), facts.work_folder_problem());
+        let (quota, mut problem) = (self.volumes.quota.clone(), facts.work_folder_problem());
+        if facts.live_restore && problem.is_none() {
+            problem = self.volumes.mounts.process().await.err();
+            quota.mount_by_agent();
+        }
         // A panic in it leaves it untried: then folders are watched.
         let _ = tokio::task::spawn_blocking(move || quota.prove(problem)).await;
         Ok(self.docker.get_or_init(|| (docker, facts)).0.clone())
@@ -983,7 +988,7 @@ impl Inner {
                 unseen: finished_utc_ms == 0,
                 engine_restarted,
                 engine_stopped,
-                disk_full: self.disk_full(&handle),
+                disk_full: self.disk_full(&docker, &handle).await,
                 ..Ended::default()
             },
             usage: usage::read(Path::new(usage::ROOT), &handle.cgroup_parent),

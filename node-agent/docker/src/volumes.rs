@@ -15,11 +15,12 @@ use bollard::query_parameters::{
     RemoveVolumeOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::engine::{bounded, gone_is_fine};
 use crate::loops::Loop;
-use crate::quota::Quota;
+use crate::mounts::EngineMounts;
+use crate::quota::{MOUNT_OPTIONS, Quota};
 use crate::tools;
 use crate::translate::volume_mount;
 
@@ -41,10 +42,17 @@ pub(crate) struct Volumes {
     filled: Mutex<BTreeSet<String>>,
     filling: tokio::sync::Mutex<()>,
     pub(crate) quota: Arc<Quota>,
+    pub(crate) mounts: EngineMounts,
 }
 
 impl Volumes {
-    pub(crate) fn new(instance: Instance, node: String, state_dir: &Path, job_disk: u64) -> Self {
+    pub(crate) fn new(
+        instance: Instance,
+        node: String,
+        state_dir: &Path,
+        job_disk: u64,
+        socket: &Path,
+    ) -> Self {
         let record = state_dir.join("program-volumes.json");
         let filled = std::fs::read(&record)
             .ok()
@@ -57,6 +65,7 @@ impl Volumes {
             filled: Mutex::new(filled),
             filling: Default::default(),
             quota: Arc::new(Quota::new(state_dir, job_disk)),
+            mounts: EngineMounts::new(socket),
         }
     }
 
@@ -216,10 +225,14 @@ impl Volumes {
         let device = tokio::task::spawn_blocking(move || quota.attach_for(&name))
             .await
             .unwrap_or_default();
+        let by_agent = self.quota.is_by_agent();
         let request = VolumeCreateRequest {
             name: Some(volume.to_owned()),
             labels: Some(self.labels("work")),
-            driver_opts: device.as_ref().map(Quota::volume_options),
+            driver_opts: device
+                .as_ref()
+                .filter(|_| !by_agent)
+                .map(Quota::volume_options),
             ..VolumeCreateRequest::default()
         };
         let made = bounded(
@@ -234,9 +247,22 @@ impl Volumes {
                 return Err(error);
             }
         };
-        // Its root was given to the runner's user when it was made.
-        if device.is_some() {
-            return Ok(device);
+        if let Some(device) = device {
+            let mounted = match by_agent {
+                false => Ok(()),
+                true => {
+                    let at = Path::new(&made.mountpoint);
+                    self.mounts.mount(&device.path, at, MOUNT_OPTIONS).await
+                }
+            };
+            match mounted {
+                // Its root was given to the runner's user when it was made.
+                Ok(()) => return Ok(Some(device)),
+                Err(why) => {
+                    self.quota.give_up(why);
+                    self.quota.forget(volume);
+                }
+            }
         }
         let owned = self
             .own(
@@ -382,7 +408,26 @@ impl Volumes {
         Ok(code)
     }
 
+    /// Undoes the agent's own mount of a work folder that nobody uses any more.
+    pub(crate) async fn unmount(&self, docker: &Docker, volume: &str) {
+        if !self.quota.is_by_agent() || !self.quota.holds(volume) {
+            return;
+        }
+        let what = format!("looking at volume {volume}");
+        let at = match bounded(&what, docker.inspect_volume(volume)).await {
+            Ok(found) => found.mountpoint,
+            Err(error) => {
+                debug!(%error, "there is nothing to unmount");
+                return;
+            }
+        };
+        if let Err(error) = self.mounts.unmount(Path::new(&at)).await {
+            warn!(volume, error, "a work folder stays mounted");
+        }
+    }
+
     pub(crate) async fn delete(&self, docker: &Docker, volume: &str) -> Result<(), RuntimeError> {
+        self.unmount(docker, volume).await;
         let options = RemoveVolumeOptionsBuilder::new().force(true).build();
         bounded(&format!("removing volume {volume}"), async {
             gone_is_fine(docker.remove_volume(volume, Some(options)).await)

@@ -102,6 +102,52 @@ async fn a_full_work_folder_and_a_filled_image_are_told_and_harm_nobody() {
     bench.finish().await;
 }
 
+/// An engine loses count of what its volumes mount when containers outlive it: what the agent
+/// mounted itself stays, holds the job to its size, and goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sized_work_folder_outlives_its_engine_and_goes_with_its_job() {
+    let on = On::docker_with_live_restore();
+    let mut bench = Bench::start_with(&on, "sized", &["--job-disk", "64MiB"]).await;
+    bench
+        .until_capability(|capability| {
+            let mut properties = capability.properties.iter();
+            properties.any(|p| p.name == "disk_quota")
+        })
+        .await;
+    assert!(bench.guarantees("disk_quota"));
+    let runner = bench.name("full");
+    bench.want(&runner, run(&bench.image())).await;
+    let job = "while [ ! -e _work/go ]; do sleep 0.1; done; \
+               dd if=/dev/zero of=_work/fill bs=1M; exit 37";
+    bench.register(&runner, job, "x").await;
+    let busy = bench.phase(&runner, Phase::Busy).await;
+    on.docker().kill();
+    let is_down = |report: &pb::NodeReport| {
+        let mut conditions = report.conditions.iter();
+        conditions.any(|condition| condition.kind == "engine_down")
+    };
+    bench.until_report(is_down).await;
+    on.docker().start_again();
+    bench.until_report(|report| !is_down(report)).await;
+    bench.exec(&runner, "touch /home/runner/_work/go");
+    let ended = bench.phase(&runner, Phase::Exited).await;
+    assert_eq!(ended.container_id, busy.container_id);
+    let exit = exit_of(ended);
+    assert_eq!((exit.code, exit.cause()), (Some(37), Cause::DiskFull));
+
+    a_neighbour_works(&mut bench).await;
+    // The engine that came back is looked at anew; that look goes by itself.
+    let deadline = Instant::now() + Duration::from_secs(90);
+    while !bench.leftovers().is_empty() {
+        assert!(Instant::now() < deadline, "{}", bench.leftovers());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let folder = bench.state_dir().join("work");
+    assert_eq!(files_in(&folder), Vec::<String>::new());
+    assert_eq!(loop_devices_of(&folder), Vec::<String>::new());
+    bench.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_hard_size_the_work_folder_is_watched_and_the_node_says_so() {
     let tools = tempfile::tempdir().unwrap();

@@ -42,7 +42,16 @@ impl On {
 
     /// A private Docker of this test alone.
     pub(crate) fn own_docker() -> Self {
-        let engine = PrivateEngine::start("{}", None);
+        Self::docker_with("{}")
+    }
+
+    /// A private Docker whose containers outlive it.
+    pub(crate) fn docker_with_live_restore() -> Self {
+        Self::docker_with(r#"{"live-restore": true}"#)
+    }
+
+    fn docker_with(settings: &str) -> Self {
+        let engine = PrivateEngine::start(settings, None);
         engine.load(&support::image());
         Self::Docker(Arc::new(Mutex::new(engine)))
     }
