@@ -1,6 +1,6 @@
 # The commands of this repository. Each target calls one script or one cargo command; the work is in there.
 
-.PHONY: help demo test check bench soak mutants
+.PHONY: help demo test test-vm check bench soak mutants
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -11,6 +11,9 @@ demo: ## a whole fleet on this machine: JOBS=file.json adds jobs, KEEP=1 leaves 
 
 test: ## everything that must hold; installs what is missing, under an hour cold on two cores
 	@tests/run all
+
+test-vm: ## what needs control groups 2, AppArmor and systemd, in a Debian guest under emulation; slow, needs root, not part of test
+	@tests/run test-vm
 
 check: ## formatting, lints, generated code, house rules: no container needed
 	@tests/run check

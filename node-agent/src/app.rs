@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use agent_core::firewall::resolvers_of;
 use agent_core::names::Instance;
-use agent_core::sandbox::Filter;
+use agent_core::sandbox::{Filter, RuntimeClass};
 use agent_detect::properties::{Property, State};
+use agent_detect::runtimes::Runtimes;
 use agent_detect::{Engine, Host, Limits, Standing, assemble, offer};
 use agent_docker::{DockerRuntime, EngineFacts, WorkFolders};
 use anyhow::Context;
@@ -58,6 +59,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         pull: config.pull,
         host_cpus: possible_cpus(),
         profiles: config.profiles,
+        runtimes: config.runtimes.clone(),
         standby: config.standby_enabled.then(|| agent_core::standby::Limits {
             floor: config.standby_floor,
             ceiling: config.standby_ceiling.unwrap_or(cpus),
@@ -104,6 +106,8 @@ pub fn engine_of(facts: EngineFacts) -> Engine {
         architecture: facts.architecture,
         cpus: facts.cpus,
         memory_bytes: facts.memory_bytes,
+        runtimes: facts.runtimes,
+        default_runtime: facts.default_runtime,
     }
 }
 
@@ -134,7 +138,7 @@ pub async fn purge(config: &Config) -> anyhow::Result<()> {
 /// Row 25: the scheduler places allow-listed pools by it.
 fn allowlist(gap: Option<String>) -> Property {
     Property {
-        name: "egress_allowlist",
+        name: "egress_allowlist".into(),
         state: match gap {
             None => State::Guaranteed,
             Some(_) => State::NotGuaranteed,
@@ -180,7 +184,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         if let Some(engine) = &engine {
             found.properties.push(allowlist(facts.allowlist_gap()));
             let host = looked_at(engine, &found.kernel, &boot);
-            found.properties = seen.over(found.properties, &host);
+            let runtimes = Runtimes {
+                own: RuntimeClass::of_name(&engine.default_runtime),
+                offered: facts.runtimes(),
+            };
+            found.properties = seen.over(found.properties, &host, &runtimes);
         }
         wire::capability_to(&found)
     });
@@ -246,7 +254,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 /// What a look at a sandbox depends on: another of any of these and it is looked at anew.
 fn looked_at(engine: &Engine, kernel: &str, boot: &str) -> String {
     format!(
-        "{} {} {} cgroup{} {} {} {kernel} {boot} {:?}",
+        "{} {} {} cgroup{} {} {} {kernel} {boot} {:?} {} {:?}",
         env!("CARGO_PKG_VERSION"),
         engine.kind,
         engine.version,
@@ -254,6 +262,8 @@ fn looked_at(engine: &Engine, kernel: &str, boot: &str) -> String {
         engine.cgroup_driver,
         engine.storage_driver,
         engine.security_options,
+        engine.default_runtime,
+        engine.runtimes,
     )
 }
 

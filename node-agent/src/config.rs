@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use agent_core::ranges::Range;
-use agent_core::sandbox::Offered;
+use agent_core::sandbox::{Offered, OfferedRuntimes};
 use agent_core::slots::SlotsCidr;
 use agent_detect::emulation::Asked;
 use agent_docker::FirewallTool;
@@ -101,6 +101,11 @@ pub const KEYS: [(&str, &str, &str); 26] = [
         "emulated",
         "",
         "architectures to offer by emulation as arm64-emulated and so on, of arm64, arm, x64; default is none",
+    ),
+    (
+        "runtimes",
+        "runc,crun,runsc,kata,sysbox",
+        "runtime classes to offer where the engine has them, comma separated; CLASS=NAME gives the engine's name of one",
     ),
     (
         "standby_enabled",
@@ -341,6 +346,7 @@ pub struct Config {
     pub profiles: Offered,
     /// Offered under labels of their own.
     pub emulated: Asked,
+    pub runtimes: OfferedRuntimes,
     /// Whether standbys are kept, and the fewest and the most of a kind.
     pub standby_enabled: bool,
     pub standby_floor: u32,
@@ -413,6 +419,7 @@ impl Config {
                     format!("{word:?} is not one of strict, standard and containers")
                 })
             })?,
+            runtimes: settings.parse("runtimes", OfferedRuntimes::parse)?,
             pull: settings.parse("pull", truth)?,
             standby_enabled: settings.parse("standby_enabled", truth)?,
             standby_floor: settings.parse("standby_floor", few)?,

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_core::probe::Probed;
 use agent_core::runtime::{Found, Notice, Outlook, Processes, Runtime, RuntimeError};
+use agent_core::sandbox::RuntimeClass;
 use agent_core::{
     Accept, Action, Condition, Desired, ErrorReason, Event, Generation, Intent, Node,
     ObservedRunner, Phase, Resources, RunnerError, RunnerSpec,
@@ -285,33 +286,58 @@ impl<R: Runtime> Driver<R> {
     fn probed(&mut self, wanted: Wanted, result: Result<Option<Probed>, RuntimeError>) {
         let now = self.clock.now();
         let image = &wanted.spec.image;
-        self.probing.ended(now.mono_ms, image, result.is_ok());
+        let class = RuntimeClass::parse(&wanted.spec.runtime);
+        match (class, wanted.answer.is_some()) {
+            (Some(class), false) => {
+                self.probing
+                    .runtime_ended(now.mono_ms, class, result.is_ok());
+            }
+            _ => self.probing.ended(now.mono_ms, image, result.is_ok()),
+        }
         match &result {
             Ok(Some(probed)) => {
                 let failed = probed.failed();
                 if failed.is_empty() {
                     info!(
                         image,
+                        runtime = wanted.spec.runtime,
                         took_ms = probed.took_ms,
                         "the sandbox holds what it promises"
                     );
                 } else {
-                    error!(image, ?failed, "the sandbox does not hold what it promises");
+                    error!(
+                        image,
+                        runtime = wanted.spec.runtime,
+                        ?failed,
+                        "the sandbox does not hold what it promises"
+                    );
                 }
-                if wanted.publish {
-                    self.findings.found(probed, now.utc_ms);
+                match (wanted.publish, class) {
+                    (true, None) => self.findings.found(probed, now.utc_ms),
+                    (true, Some(class)) => {
+                        self.findings.found_under(class, Ok(probed), now.utc_ms);
+                    }
+                    (false, _) => {}
                 }
             }
             Ok(None) => {}
             Err(error) => {
-                warn!(image, %error, "the sandbox could not be looked at");
-                if wanted.publish {
-                    self.findings.failed(error.detail.clone());
+                warn!(image, runtime = wanted.spec.runtime, %error, "the sandbox could not be looked at");
+                match (wanted.publish, class) {
+                    (true, None) => self.findings.failed(error.detail.clone()),
+                    (true, Some(class)) => {
+                        let why = Err(error.detail.clone());
+                        self.findings.found_under(class, why, now.utc_ms);
+                    }
+                    (false, _) => {}
                 }
             }
         }
         if wanted.publish {
             self.capability = Arc::new((self.fingerprint)());
+            if class.is_none() {
+                self.probing.look_at_runtimes(&self.findings.to_look_at());
+            }
         }
         if let Some(answer) = wanted.answer {
             let told = match result {

@@ -1,10 +1,12 @@
 //! When the node looks at its own sandbox: at the start, when the engine comes back,
 //! in a job image that is new here, now and then, and when somebody asks.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use agent_core::model::{Resources, RunnerSpec};
 use agent_core::probe::Probed;
+use agent_core::sandbox::RuntimeClass;
 use tokio::sync::oneshot;
 
 /// Without any other occasion.
@@ -13,6 +15,8 @@ const EVERY: Duration = Duration::from_secs(6 * 3_600);
 const IMAGES_APART: Duration = Duration::from_secs(600);
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
+/// A runtime that cannot make a sandbox is tried so often until the next occasion.
+const RUNTIME_TRIES: u32 = 4;
 /// What a probe's sandbox may take, for the seconds that it lives.
 const TAKES: Resources = Resources {
     cpu_millis: 1_000,
@@ -45,6 +49,10 @@ pub struct Probing {
     image: Option<(String, String)>,
     /// Could not be looked from; the agent's own image is used instead.
     bad_image: Option<String>,
+    /// Runtimes at which a look is due, with the failures so far; after the engine's own.
+    runtimes: VecDeque<(RuntimeClass, u32)>,
+    /// When the next of them may be looked at.
+    runtimes_due: u64,
 }
 
 /// A sandbox of this kind; the platform is this host's.
@@ -65,6 +73,7 @@ pub fn spec(profile: &str, network_mode: &str, image: &str, platform: &str) -> R
         traceparent: String::new(),
         pool: String::new(),
         scope: String::new(),
+        runtime: String::new(),
     }
 }
 
@@ -113,7 +122,7 @@ impl Probing {
             None => {
                 let due = self.due.is_some_and(|due| due <= now);
                 if !due && (busy || !self.image_is_new(now, looked_from)) {
-                    return None;
+                    return self.runtime_due(now, busy);
                 }
                 // The first look of all needs no image of anybody.
                 let image = self.image.as_ref().filter(|(image, _)| {
@@ -130,6 +139,43 @@ impl Probing {
         self.running = true;
         self.due = None;
         Some(wanted)
+    }
+
+    /// A look at a sandbox of the next runtime.
+    fn runtime_due(&mut self, now: u64, busy: bool) -> Option<Wanted> {
+        if busy || self.runtimes_due > now {
+            return None;
+        }
+        let (class, _) = *self.runtimes.front()?;
+        self.running = true;
+        Some(Wanted {
+            spec: RunnerSpec {
+                runtime: class.word().to_owned(),
+                ..spec("strict", "open", "", "")
+            },
+            publish: true,
+            answer: None,
+        })
+    }
+
+    /// The engine's own was looked at: it is their turn.
+    pub fn look_at_runtimes(&mut self, classes: &[RuntimeClass]) {
+        self.runtimes = classes.iter().map(|class| (*class, 0)).collect();
+    }
+
+    /// A look that this one began at a runtime of its own ended.
+    pub fn runtime_ended(&mut self, now: u64, class: RuntimeClass, good: bool) {
+        self.running = false;
+        let Some(at) = self.runtimes.iter().position(|(known, _)| *known == class) else {
+            return;
+        };
+        let Some((_, failures)) = self.runtimes.remove(at) else {
+            return;
+        };
+        if !good && failures + 1 < RUNTIME_TRIES {
+            self.runtimes.push_back((class, failures + 1));
+            self.runtimes_due = now.saturating_add(millis(FIRST_RETRY * (1 << failures)));
+        }
     }
 
     fn image_is_new(&self, now: u64, looked_from: Option<&str>) -> bool {
@@ -168,7 +214,12 @@ impl Probing {
 
     /// When `next` has something to do without a new occasion.
     pub fn deadline(&self) -> Option<u64> {
-        if self.running { None } else { self.due }
+        let runtimes = (!self.runtimes.is_empty()).then_some(self.runtimes_due);
+        match (self.running, self.due, runtimes) {
+            (true, ..) => None,
+            (_, Some(due), Some(runtimes)) => Some(due.min(runtimes)),
+            (_, due, runtimes) => due.or(runtimes),
+        }
     }
 }
 
@@ -250,5 +301,28 @@ mod tests {
         assert!(probing.ask(wanted()).is_err());
         probing.ended(1, "", true);
         assert!(probing.ask(wanted()).is_ok());
+    }
+
+    #[test]
+    fn other_runtimes_come_after_the_engines_own_one_by_one() {
+        let mut probing = Probing::default();
+        probing.engine_is_back(0);
+        assert_eq!(probing.next(0, None, false).unwrap().spec.runtime, "");
+        probing.ended(1, "", true);
+        probing.look_at_runtimes(&[RuntimeClass::Crun, RuntimeClass::Runsc]);
+        assert!(probing.deadline().is_some_and(|due| due <= 2));
+        assert!(probing.next(2, Some(""), true).is_none(), "busy");
+        let first = probing.next(2, Some(""), false).unwrap();
+        assert_eq!(first.spec.runtime, "crun");
+        assert!(probing.next(3, Some(""), false).is_none(), "one at a time");
+        probing.runtime_ended(3, RuntimeClass::Crun, true);
+        let mut now = 3;
+        for _ in 0..RUNTIME_TRIES {
+            let second = probing.next(now, Some(""), false).unwrap();
+            assert_eq!(second.spec.runtime, "runsc");
+            probing.runtime_ended(now, RuntimeClass::Runsc, false);
+            now = probing.deadline().unwrap();
+        }
+        assert!(now > millis(EVERY) / 2, "not for ever: {now}");
     }
 }

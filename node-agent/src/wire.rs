@@ -105,17 +105,21 @@ fn spec_from(spec: pb::RunnerSpec) -> RunnerSpec {
         traceparent: spec.traceparent,
         pool: spec.pool,
         scope: spec.scope,
+        runtime: spec.runtime,
     }
 }
 
 /// A sandbox to look at. Only what makes a difference inside is taken over.
 pub fn probe_spec_from(spec: pb::RunnerSpec) -> RunnerSpec {
-    probing::spec(
-        &spec.profile,
-        &spec.network_mode,
-        &spec.image,
-        &spec.platform,
-    )
+    RunnerSpec {
+        runtime: spec.runtime,
+        ..probing::spec(
+            &spec.profile,
+            &spec.network_mode,
+            &spec.image,
+            &spec.platform,
+        )
+    }
 }
 
 pub fn checked_to(id: u64, result: Result<Probed, RunnerError>) -> pb::SandboxChecked {
@@ -303,7 +307,7 @@ pub fn capability_to(found: &Capability) -> pb::Capability {
             .properties
             .iter()
             .map(|property| pb::Property {
-                name: property.name.into(),
+                name: property.name.to_string(),
                 state: match property.state {
                     State::Guaranteed => Wire::Guaranteed,
                     State::NotGuaranteed => Wire::NotGuaranteed,

@@ -9,6 +9,7 @@ pub mod domains;
 pub mod keys;
 pub(crate) mod pools;
 mod report;
+pub mod runtime;
 pub mod values;
 
 use std::{

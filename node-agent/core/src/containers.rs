@@ -137,6 +137,7 @@ pub fn sandbox(
         lifetime_ms: 0,
         // A GPU is the job's own sandbox's alone.
         gpus: vec![],
+        runtime: None,
     };
     let place = Place {
         image_id: image_id.to_owned(),

@@ -49,6 +49,9 @@ pub struct RunnerSpec {
     pub traceparent: String,
     pub pool: String,
     pub scope: String,
+    /// Class of the runtime; empty is the engine's own.
+    #[serde(default)]
+    pub runtime: String,
 }
 
 /// What the scheduler wants of one runner.

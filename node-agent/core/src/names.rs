@@ -14,6 +14,8 @@ pub mod label {
     pub const ROLE: &str = "longshore.role";
     pub const PROFILE: &str = "longshore.profile";
     pub const PLATFORM: &str = "longshore.platform";
+    /// Class of the runtime that makes it, where that is known.
+    pub const RUNTIME: &str = "longshore.runtime";
     /// What a sibling is in its job: the job container, a step's or a service's name.
     pub const PART: &str = "longshore.part";
     /// Id of the runner's container that a sibling belongs to.

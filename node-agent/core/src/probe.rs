@@ -42,7 +42,7 @@ impl Probed {
 }
 
 /// Every property that the probe looks at, by its row.
-pub const PROPERTIES: [(u32, &str); 36] = [
+pub const PROPERTIES: [(u32, &str); 37] = [
     (1, "non_root"),
     (2, "no_capabilities"),
     (3, "no_escalation"),
@@ -79,6 +79,7 @@ pub const PROPERTIES: [(u32, &str); 36] = [
     (28, "disk_quota"),
     (29, "complete_removal"),
     (30, "init_process"),
+    (31, "runtime_class"),
 ];
 
 /// Longest output that is read, in lines.

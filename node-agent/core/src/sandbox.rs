@@ -18,8 +18,10 @@ use crate::{seccomp, tools};
 
 pub mod gpu_proof;
 pub mod profile;
+pub mod runtime_class;
 
 pub use profile::{Offered, Profile};
+pub use runtime_class::{OfferedRuntimes, RuntimeClass};
 
 /// Root of the runner program in GitHub's image and in ours.
 pub const RUNNER_ROOT: &str = "/home/runner";
@@ -59,6 +61,10 @@ pub enum Refusal {
     Platform(String),
     #[error("image {0:?} is not an image reference")]
     Image(String),
+    #[error("{0:?} is no runtime class; there are runc, crun, runsc, kata and sysbox")]
+    Runtime(String),
+    #[error("{0}")]
+    OfRuntime(String),
     #[error("{0} bytes of memory are less than the 64 MiB a sandbox needs")]
     Memory(u64),
     #[error("a runner needs at least 10 thousandths of a CPU, not {0}")]
@@ -98,6 +104,8 @@ pub struct Request {
     pub lifetime_ms: u64,
     /// UUIDs of the GPUs that the scheduler leased for it.
     pub gpus: Vec<String>,
+    /// None is the engine's own.
+    pub runtime: Option<RuntimeClass>,
 }
 
 fn check_domains(entries: &[String]) -> Result<(), Refusal> {
@@ -164,6 +172,7 @@ impl Request {
                     .join(", "),
             });
         }
+        let runtime = runtime_of(&spec.runtime, profile, uuids)?;
         Ok(Self {
             image: spec.image.clone(),
             profile,
@@ -176,8 +185,30 @@ impl Request {
             },
             lifetime_ms: spec.lifetime_ms,
             gpus: uuids.clone(),
+            runtime,
         })
     }
+}
+
+/// A word of the closed list, where its sandbox can be what the profile and the leases ask.
+fn runtime_of(
+    word: &str,
+    profile: Profile,
+    gpus: &[String],
+) -> Result<Option<RuntimeClass>, Refusal> {
+    if word.is_empty() {
+        return Ok(None);
+    }
+    let class = RuntimeClass::parse(word).ok_or_else(|| Refusal::Runtime(word.to_owned()))?;
+    let why = if profile.terms().containers {
+        // They share the job's network namespace, which another kernel does not have.
+        "profile containers needs the engine's own runtime; leave runtime out"
+    } else if !gpus.is_empty() && !class.terms().takes_gpus {
+        "a GPU is given by the engine's hooks, which do not reach into this runtime"
+    } else {
+        return Ok(Some(class));
+    };
+    Err(Refusal::OfRuntime(format!("runtime {word}: {why}")))
 }
 
 /// What the node adds: names of what it made for this sandbox.
@@ -209,6 +240,8 @@ pub struct Place {
     pub users_are_mapped: bool,
     /// How the engine gives it the GPUs of the request; others are left out.
     pub gpus: Vec<Lease>,
+    /// What the engine calls the runtime classes that it has.
+    pub runtimes: Vec<(RuntimeClass, String)>,
 }
 
 /// How an engine takes the filter of system calls, [`crate::seccomp`].
@@ -312,6 +345,8 @@ pub struct Sandbox {
     pub log_options: Vec<(&'static str, &'static str)>,
     pub masked_paths: Vec<String>,
     pub readonly_paths: Vec<&'static str>,
+    /// The engine's name of a runtime; empty for its own.
+    pub runtime: String,
 }
 
 impl Sandbox {
@@ -485,6 +520,11 @@ pub fn of(request: &Request, place: &Place) -> Sandbox {
             "/proc/sys",
             "/proc/sysrq-trigger",
         ],
+        runtime: request
+            .runtime
+            .and_then(|asked| place.runtimes.iter().find(|(class, _)| *class == asked))
+            .map(|(_, name)| name.clone())
+            .unwrap_or_default(),
     }
 }
 

@@ -31,6 +31,7 @@ pub struct Shape {
     pub memory_bytes: u64,
     /// The container carries it for an agent that adopts it.
     pub lifetime_ms: u64,
+    pub runtime: String,
 }
 
 impl Shape {
@@ -53,6 +54,7 @@ impl Shape {
             cpu_millis: spec.resources.cpu_millis,
             memory_bytes: spec.resources.memory_bytes,
             lifetime_ms: spec.lifetime_ms,
+            runtime: spec.runtime.clone(),
         })
     }
 
@@ -69,6 +71,7 @@ impl Shape {
             network_mode: self.network_mode.clone(),
             platform: self.platform.clone(),
             lifetime_ms: self.lifetime_ms,
+            runtime: self.runtime.clone(),
             ..RunnerSpec::default()
         }
     }

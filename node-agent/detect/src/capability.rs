@@ -33,6 +33,9 @@ pub struct Engine {
     pub architecture: String,
     pub cpus: u32,
     pub memory_bytes: u64,
+    /// Its own names of the runtimes it has.
+    pub runtimes: Vec<String>,
+    pub default_runtime: String,
 }
 
 impl Engine {
@@ -140,6 +143,17 @@ pub fn assemble(
             format!(
                 "{} {}, API {}",
                 engine.kind, engine.version, engine.api_version
+            ),
+        );
+    }
+    if let Some(engine) = engine {
+        say(
+            "runtime",
+            "engine",
+            format!(
+                "has {}; {} unless a sandbox asks for another",
+                engine.runtimes.join(", "),
+                engine.default_runtime
             ),
         );
     }

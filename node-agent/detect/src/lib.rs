@@ -13,6 +13,7 @@ pub mod nvidia;
 pub mod offer;
 pub mod profiles;
 pub mod properties;
+pub mod runtimes;
 
 pub use capability::{Capability, Engine, Evidence, Limits, assemble};
 pub use offer::{Findings, OfferedGpu, Standing, Withheld, offer};

@@ -17,7 +17,7 @@ pub fn offers(engine: &Engine, offered: Offered) -> Vec<Property> {
         .map(|profile| {
             let (state, evidence) = offer(engine, offered, profile);
             Property {
-                name: name(profile),
+                name: name(profile).into(),
                 state,
                 evidence,
             }
@@ -64,7 +64,7 @@ mod tests {
             .into_iter()
             .map(|told| {
                 assert!(!told.evidence.is_empty());
-                (told.name, told.state == State::Guaranteed)
+                (told.name.into_owned(), told.state == State::Guaranteed)
             })
             .collect()
     }

@@ -1,5 +1,7 @@
 //! Which sandbox properties this node guarantees, by row of the isolation table.
 
+use std::borrow::Cow;
+
 use agent_core::probe::{self, Check, Found};
 use serde::Serialize;
 
@@ -15,7 +17,7 @@ pub enum State {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Property {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub state: State,
     pub evidence: String,
 }
@@ -30,14 +32,14 @@ pub fn of_engine(engine: &Engine) -> Vec<Property> {
             .any(|option| option.contains(word))
     };
     let mut list = Vec::new();
-    let mut add = |name, good: bool, evidence: String| {
+    let mut add = |name: &'static str, good: bool, evidence: String| {
         let state = if good {
             State::Guaranteed
         } else {
             State::NotGuaranteed
         };
         list.push(Property {
-            name,
+            name: Cow::Borrowed(name),
             state,
             evidence,
         });
@@ -192,7 +194,7 @@ pub fn proven(mut list: Vec<Property>, proof: Proof<'_>) -> Vec<Property> {
             }
         };
         let property = Property {
-            name,
+            name: Cow::Borrowed(name),
             state,
             evidence,
         };

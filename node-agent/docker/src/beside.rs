@@ -128,6 +128,7 @@ impl Inner {
                 seccomp: facts.seccomp,
                 users_are_mapped: false,
                 gpus: vec![],
+                runtimes: vec![],
             },
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use agent_core::names::Instance;
 use agent_core::ranges::Range;
-use agent_core::sandbox::Offered;
+use agent_core::sandbox::{Offered, OfferedRuntimes};
 use agent_core::slots::SlotsCidr;
 use agent_core::standby::Limits;
 
@@ -48,6 +48,8 @@ pub struct Config {
     pub host_cpus: u32,
     /// Profiles that a sandbox may be asked to have.
     pub profiles: Offered,
+    /// Runtime classes that a sandbox may be asked to have.
+    pub runtimes: OfferedRuntimes,
     /// Sandboxes kept started for whoever comes; none keeps none.
     pub standby: Option<Limits>,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use agent_core::model::ErrorReason;
 use agent_core::runtime::RuntimeError;
 use agent_core::sandbox::Filter;
+use agent_core::sandbox::runtime_class::Registered;
 use bollard::Docker;
 use bollard::errors::Error;
 use serde::Serialize;
@@ -38,6 +39,8 @@ pub struct EngineFacts {
     pub cpus: u32,
     pub memory_bytes: u64,
     pub runtimes: Vec<String>,
+    /// What a container gets that names no runtime.
+    pub default_runtime: String,
     pub rootless: bool,
     /// How sandboxes get their filter of system calls.
     pub seccomp: Filter,
@@ -75,6 +78,15 @@ impl EngineFacts {
                 self.root_dir
             )
         })
+    }
+
+    /// The runtimes there are. Podman's Docker-compatible socket takes no name of one.
+    pub fn registered(&self) -> Registered {
+        Registered {
+            names: self.runtimes.clone(),
+            default: self.default_runtime.clone(),
+            chosen_by_container: self.kind == "docker",
+        }
     }
 
     /// The engine maps every user of a container to a powerless one of the host
@@ -183,6 +195,7 @@ pub(crate) async fn facts(docker: &Docker) -> Result<EngineFacts, RuntimeError> 
             .mem_total
             .and_then(|n| u64::try_from(n).ok())
             .unwrap_or(0),
+        default_runtime: info.default_runtime.unwrap_or_default(),
         runtimes: {
             let mut names: Vec<String> = info.runtimes.unwrap_or_default().into_keys().collect();
             names.sort();

@@ -114,6 +114,7 @@ impl Inner {
             seccomp: facts.seccomp.clone(),
             users_are_mapped: facts.users_are_mapped(),
             gpus: vec![],
+            runtimes: vec![],
         };
         let mut proofs = Vec::new();
         for one in wanted {

@@ -17,6 +17,7 @@ mod firewall;
 mod gpus;
 mod handover;
 mod images;
+mod inside;
 mod logs;
 mod loops;
 mod measure;

@@ -150,6 +150,9 @@ impl Inner {
             format!("--network={network}"),
             format!("--memory={}", spec.resources.memory_bytes),
         ];
+        if !spec.runtime.is_empty() {
+            told.push(format!("--asked-runtime={}", spec.runtime));
+        }
         for kind in KINDS {
             if let Ok(own) = std::fs::read_link(format!("/proc/self/ns/{kind}")) {
                 told.push(format!("--host-namespace={}", own.display()));
@@ -226,6 +229,7 @@ impl Inner {
             )
             .await?;
         self.offers(request.profile)?;
+        self.has_runtime(facts, request.runtime)?;
         let volumes = &self.volumes;
         let (program, tools) = if own {
             let none = Program {
@@ -362,6 +366,10 @@ impl Inner {
             )));
         }
         if let Ok(Some(seen)) = &seen {
+            if !spec.runtime.is_empty() {
+                let (good, detail) = self.made_by(seen, facts, &spec.runtime);
+                probe::settle(&mut checks, "runtime_class", good, detail);
+            }
             let (good, detail) = log_cap(seen, &facts.kind);
             probe::settle(&mut checks, "log_cap", good, detail);
         }
@@ -371,6 +379,25 @@ impl Inner {
         };
         probe::settle(&mut checks, "complete_removal", good, detail);
         Ok(checks)
+    }
+
+    /// Row 31, where the sandbox itself cannot tell.
+    fn made_by(
+        &self,
+        seen: &ContainerInspectResponse,
+        facts: &EngineFacts,
+        asked: &str,
+    ) -> (bool, String) {
+        let host = seen.host_config.as_ref();
+        let by = host
+            .and_then(|host| host.runtime.clone())
+            .unwrap_or_default();
+        let offered = self.runtimes(facts);
+        let wanted = offered.iter().find(|(class, _)| class.word() == asked);
+        (
+            wanted.is_some_and(|(_, name)| *name == by),
+            format!("inspected: made by {by}"),
+        )
     }
 
     /// Removes a sandbox and sees that it is gone.

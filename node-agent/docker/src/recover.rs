@@ -6,6 +6,7 @@ use std::time::Duration;
 use agent_core::model::Resources;
 use agent_core::names::label;
 use agent_core::runtime::{Found, Processes, RuntimeError};
+use agent_core::sandbox::RuntimeClass;
 use bollard::Docker;
 use bollard::models::{ContainerInspectResponse, HostConfig};
 use bollard::query_parameters::ListContainersOptionsBuilder;
@@ -210,6 +211,8 @@ fn handle_of(container: &ContainerInspectResponse, id: &str) -> Handle {
         takes(host),
     );
     handle.containers = has_containers(container);
+    let class = RuntimeClass::parse(&container_label(container, label::RUNTIME));
+    handle.hides_processes = class.is_some_and(|class| class.terms().hides_processes);
     handle
 }
 

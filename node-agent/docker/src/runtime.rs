@@ -19,7 +19,7 @@ use agent_core::probe::Probed;
 use agent_core::runtime::{
     Found, Notice, Outcome, Outlook, Prepared, Processes, Runtime, RuntimeError,
 };
-use agent_core::sandbox::{self, Filter, Network, Place, Profile, Request};
+use agent_core::sandbox::{self, Filter, Network, Place, Profile, Request, RuntimeClass};
 use agent_egress::control::Open;
 use bollard::Docker;
 use bollard::query_parameters::{
@@ -47,7 +47,7 @@ use crate::slots::{Kind, Slots};
 use crate::standby::{self, Pool};
 use crate::translate::container_body;
 use crate::volumes::{Program, Volumes};
-use crate::{disk_watch, events, logs, processes, quota, seccomp, usage};
+use crate::{disk_watch, events, inside, logs, processes, quota, seccomp, usage};
 
 /// Notices waiting for the agent; more make their senders wait.
 const NOTICES: usize = 1_024;
@@ -78,6 +78,8 @@ pub(crate) struct Handle {
     /// Set where the job may have containers beside it.
     pub(crate) beside: Mutex<Option<Beside>>,
     pub(crate) containers: bool,
+    /// The host sees none of its processes.
+    pub(crate) hides_processes: bool,
     /// Why its use of the disk is the cause of its end.
     pub(crate) disk_full: Mutex<Option<String>>,
     stdin: Mutex<Option<bollard::container::AttachContainerResults>>,
@@ -106,6 +108,7 @@ impl Handle {
             afresh: Mutex::default(),
             beside: Mutex::default(),
             containers: false,
+            hides_processes: false,
             disk_full: Mutex::default(),
             stdin: Mutex::default(),
             output: Mutex::default(),
@@ -233,6 +236,12 @@ impl DockerRuntime {
             quota::State::Untried => WorkFolders::Untried,
         };
         Some(facts)
+    }
+
+    /// The runtime classes that a sandbox may be asked to have, by the engine's names.
+    pub fn runtimes(&self) -> Vec<(RuntimeClass, String)> {
+        let facts = self.inner.engine_facts();
+        facts.map_or_else(Vec::new, |facts| self.inner.runtimes(&facts))
     }
 
     /// Why this node cannot offer network mode `allowlist`, if it cannot.
@@ -418,6 +427,9 @@ impl Inner {
         docker: &Docker,
         handle: &Handle,
     ) -> Result<Processes, RuntimeError> {
+        if handle.hides_processes {
+            return self.look_from_inside(docker, &handle.container).await;
+        }
         let seen = processes::of_pid(Path::new("/proc"), Path::new(usage::ROOT), handle.pid);
         if let Some(seen) = seen {
             return Ok(seen);
@@ -509,6 +521,31 @@ impl Inner {
         })
     }
 
+    /// What the engine calls the runtime classes that pools may ask this node for.
+    pub(crate) fn runtimes(&self, facts: &EngineFacts) -> Vec<(RuntimeClass, String)> {
+        self.config.runtimes.on(&facts.registered())
+    }
+
+    pub(crate) fn has_runtime(
+        &self,
+        facts: &EngineFacts,
+        asked: Option<RuntimeClass>,
+    ) -> Result<(), RuntimeError> {
+        let Some(asked) = asked else { return Ok(()) };
+        let offered = self.runtimes(facts);
+        if offered.iter().any(|(class, _)| *class == asked) {
+            return Ok(());
+        }
+        Err(RuntimeError {
+            reason: ErrorReason::SpecRefused,
+            detail: format!(
+                "runtime {} is not offered by this node: its engine has {}, and runtimes in the agent's configuration may leave some out",
+                asked.word(),
+                facts.runtimes.join(", ")
+            ),
+        })
+    }
+
     /// What this node adds to a sandbox in a slot; the tools come on top.
     pub(crate) fn place(
         &self,
@@ -546,6 +583,7 @@ impl Inner {
             seccomp: facts.seccomp.clone(),
             users_are_mapped: facts.users_are_mapped(),
             gpus: vec![],
+            runtimes: self.runtimes(facts),
         }
     }
 
@@ -563,6 +601,7 @@ impl Inner {
             detail: refusal.to_string(),
         })?;
         self.offers(request.profile)?;
+        self.has_runtime(&facts, request.runtime)?;
         let image_id = self
             .images
             .ensure(&docker, &request.image, &request.platform, self.config.pull)
@@ -597,6 +636,10 @@ impl Inner {
             lifetime,
             (label::PROFILE.into(), request.profile.word().into()),
             (label::PLATFORM.into(), request.platform.clone()),
+            (
+                label::RUNTIME.into(),
+                inside::word(request.runtime, &facts).into(),
+            ),
         ]);
         place.network = self.slots.network(slot, kind);
         if let Some(open) = &egress {
@@ -656,6 +699,7 @@ impl Inner {
             spec.resources,
         );
         handle.containers = request.profile.terms().containers;
+        handle.hides_processes = inside::hides_processes(request.runtime, &facts);
         let started = match (self.start(&docker, &mut handle).await, egress) {
             // Not before: Podman makes a bridge with its first container.
             (Ok(()), Some(open)) => self.egress.open(slot, open).await,

@@ -106,6 +106,7 @@ fn host_config(sandbox: &Sandbox, labels: &HashMap<String, String>) -> HostConfi
         }),
         masked_paths: Some(sandbox.masked_paths.clone()),
         readonly_paths: Some(strings(&sandbox.readonly_paths)),
+        runtime: (!sandbox.runtime.is_empty()).then(|| sandbox.runtime.clone()),
         ..HostConfig::default()
     }
 }
@@ -146,10 +147,10 @@ mod tests {
     use super::*;
     use agent_core::dialect::Dialect;
     use agent_core::model::{Resources, RunnerSpec};
-    use agent_core::sandbox::{self, Place, Profile, Request};
+    use agent_core::sandbox::{self, Place, Profile, Request, RuntimeClass};
 
-    fn body(profile: Profile, users_are_mapped: bool) -> ContainerCreateBody {
-        let spec = RunnerSpec {
+    fn spec(profile: Profile) -> RunnerSpec {
+        RunnerSpec {
             image: "image".into(),
             profile: profile.word().into(),
             platform: "linux/amd64".into(),
@@ -159,8 +160,11 @@ mod tests {
                 gpus: 0,
             },
             ..RunnerSpec::default()
-        };
-        let place = Place {
+        }
+    }
+
+    fn place(users_are_mapped: bool) -> Place {
+        Place {
             image_id: "sha256:0".into(),
             network: "ls-x-0".into(),
             work_volume: "work".into(),
@@ -176,8 +180,13 @@ mod tests {
             seccomp: Default::default(),
             users_are_mapped,
             gpus: vec![],
-        };
-        container_body(&sandbox::of(&Request::from_spec(&spec).unwrap(), &place))
+            runtimes: vec![(RuntimeClass::Runsc, "runsc".into())],
+        }
+    }
+
+    fn body(profile: Profile, users_are_mapped: bool) -> ContainerCreateBody {
+        let request = Request::from_spec(&spec(profile)).unwrap();
+        container_body(&sandbox::of(&request, &place(users_are_mapped)))
     }
 
     /// An engine fills what a request leaves open from the image: so nothing that
@@ -202,6 +211,23 @@ mod tests {
                 assert_eq!((host.port_bindings, host.volumes_from), (None, None));
             }
         }
+    }
+
+    #[test]
+    fn the_runtime_is_named_only_where_one_is_asked_for() {
+        let named = |asked: &str| {
+            let spec = RunnerSpec {
+                runtime: asked.into(),
+                ..spec(Profile::Strict)
+            };
+            let place = place(false);
+            let body = container_body(&sandbox::of(&Request::from_spec(&spec).unwrap(), &place));
+            body.host_config.unwrap_or_default().runtime
+        };
+        assert_eq!(named(""), None);
+        assert_eq!(named("runsc").as_deref(), Some("runsc"));
+        // Not among what this node has, which is refused before.
+        assert_eq!(named("kata"), None);
     }
 
     #[test]

@@ -86,6 +86,10 @@ fn look(view: &View, setting: &Setting) -> Report {
         unclaimed: setting.unclaimed.clone(),
         ..Report::default()
     };
+    if setting.is_gvisor() {
+        let open = setting::OPEN_UNDER_GVISOR.map(str::to_owned);
+        report.unclaimed.extend(open);
+    }
     identity::look(view, setting, &mut report);
     kernel::look(view, setting, &mut report);
     files::look(view, setting, &mut report);

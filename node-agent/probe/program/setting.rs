@@ -21,6 +21,8 @@ pub(crate) struct Setting {
     pub(crate) network: String,
     /// runc, crun, runsc; empty: found out.
     pub(crate) runtime: String,
+    /// Class that was asked for; empty: the engine's own.
+    pub(crate) asked_runtime: String,
     /// Where volumes of this runner are mounted.
     pub(crate) volumes: Vec<String>,
     pub(crate) targets: Vec<Target>,
@@ -54,6 +56,10 @@ const VOLUMES: [&str; 4] = [
 /// Told, never claimed: no profile promises these.
 const TOLD: [&str; 3] = ["user_namespace", "egress_allowlist", "disk_quota"];
 
+/// What gVisor answers in its own way: options of a tmpfs and the making of device files,
+/// which are its own kernel's alone, and who is refused first on a read-only root.
+pub(crate) const OPEN_UNDER_GVISOR: [&str; 3] = ["no_devices", "read_only_rootfs", "tmpfs"];
+
 impl Setting {
     /// From arguments, each `--name=value`.
     pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
@@ -63,6 +69,7 @@ impl Setting {
             profile: "strict".into(),
             network: "open".into(),
             runtime: String::new(),
+            asked_runtime: String::new(),
             volumes: VOLUMES.map(str::to_owned).to_vec(),
             targets: Vec::new(),
             host_namespaces: Vec::new(),
@@ -84,6 +91,7 @@ impl Setting {
                 "--root" => setting.root = value.into(),
                 "--profile" => setting.profile = one_of(name, value, &PROFILES)?,
                 "--network" => setting.network = one_of(name, value, &NETWORKS)?,
+                "--asked-runtime" => setting.asked_runtime = value.to_owned(),
                 "--runtime" => setting.runtime = value.to_owned(),
                 "--volume" => setting.volumes.push(value.to_owned()),
                 "--host-namespace" => setting.host_namespaces.push(value.to_owned()),

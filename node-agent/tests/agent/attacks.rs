@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::namespaces::within;
 use crate::on::On;
-use crate::support::{Bench, DEADLINE, run};
+use crate::support::{Bench, deadline, run};
 use crate::walls::{
     HOST_ON_LAN, INTERNET, METADATA, NEIGHBOUR, Outside, RESOLVER, give_ipv6, reaches,
     remove_rules, serve, until_restored,
@@ -167,7 +167,7 @@ async fn works(bench: &Bench, runner: &str, sockets: &mut [Caught], one: &Try) -
             let after = format!("./attack udp {INTERNET} {PORT} 11");
             attempt(bench, runner, &after);
             let mut seen = None;
-            let marked = tokio::time::timeout(DEADLINE, async {
+            let marked = tokio::time::timeout(deadline(), async {
                 while let Some(length) = sockets[0].recv().await.filter(|n| *n != 11) {
                     seen = Some(length);
                 }
@@ -358,7 +358,7 @@ async fn version_6(
             if let (true, Some(address)) = (ready, told.split_whitespace().nth(3)) {
                 break address.trim_end_matches("/64").to_owned();
             }
-            assert!(begin.elapsed() < DEADLINE, "no link-local address: {told}");
+            assert!(begin.elapsed() < deadline(), "no link-local address: {told}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -549,7 +549,7 @@ async fn a_link_that_leads_to_the_host_is_followed_by_nobody() {
         .exec(&runner, "ls /home/runner/_work")
         .contains("made")
     {
-        assert!(begin.elapsed() < DEADLINE, "the links are not made");
+        assert!(begin.elapsed() < deadline(), "the links are not made");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let before = state_of(folder.path());

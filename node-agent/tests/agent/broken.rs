@@ -45,6 +45,7 @@ fn strict(image: &str) -> Value {
         seccomp: Default::default(),
         users_are_mapped: false,
         gpus: vec![],
+        runtimes: vec![],
     };
     let request = Request::from_spec(&spec).expect("a good spec");
     let sandbox = sandbox::of(&request, &place);

@@ -24,6 +24,7 @@ mod podman;
 mod probing;
 mod profiles;
 mod reboot;
+mod runtimes;
 mod standby;
 mod steps;
 mod support;
@@ -82,6 +83,48 @@ on_each_engine! {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_image_of_a_killed_agents_probe_is_swept() {
     the_image_of_a_killed_agents_probe_goes_at_the_next_start_or_by_purge(On::Host).await
+}
+
+macro_rules! under_each_runtime {
+    ($($scenario:ident,)*) => {
+        mod under_crun {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() { super::runtimes::$scenario(super::On::runtime("crun")).await })*
+        }
+        mod under_runsc {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $scenario() { super::runtimes::$scenario(super::On::runtime("runsc")).await })*
+        }
+    };
+}
+
+under_each_runtime! {
+    a_runtime_is_offered_once_a_sandbox_was_made_by_it,
+    a_job_is_run_and_adopted,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_that_is_not_there_is_refused_by_name() {
+    runtimes::a_runtime_that_is_not_there_is_refused_by_name(On::runtime("")).await
+}
+
+/// crun is runc to everything outside: the whole of a job's life as on any engine.
+mod on_crun {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_probe_of_the_strict_sandbox_passes_as_a_job() {
+        super::the_probe_of_the_strict_sandbox_passes_as_a_job(super::On::runtime("crun")).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_registration_becomes_a_job_and_nothing_is_left() {
+        super::a_registration_becomes_a_job_and_nothing_is_left(super::On::runtime("crun")).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_job_out_of_memory_and_a_missing_image_say_what_they_are() {
+        super::a_job_out_of_memory_and_a_missing_image_say_what_they_are(super::On::runtime("crun"))
+            .await
+    }
 }
 
 /// Rules are taken away and targets put up here, so none of these is on the host's engine.
@@ -368,7 +411,7 @@ async fn wall(on: &On, mut bench: Bench, flush: &str) -> pb::DeniedEgress {
     // The positive control: the same packet, without the rules and nobody to put them back.
     bench.pause_agent();
     on.must(flush);
-    let arrived = tokio::time::timeout(support::DEADLINE, connections.recv()).await;
+    let arrived = tokio::time::timeout(support::deadline(), connections.recv()).await;
     assert!(arrived.is_ok_and(|it| it.is_some()), "no rule, no denial");
     bench.resume_agent();
     bench.output_has(&runner, "REACHED").await;

@@ -13,6 +13,16 @@ use crate::podman::Podman;
 use crate::support;
 
 const HOST_SOCKET: &str = "/var/run/docker.sock";
+/// gVisor by ptrace: its platform for KVM needs a processor's help that machines for tests lack.
+/// With the kernel's network of the sandbox's own namespace: Debian 12's release takes every
+/// namespace of a kernel newer than 6.8 for the host's and refuses to have a network of its own.
+const RUNTIMES: &str = r#"{"runtimes": {
+    "crun": {"path": "/usr/bin/crun"},
+    "runsc": {"path": "/usr/bin/runsc", "runtimeArgs": ["--platform=ptrace", "--network=host"]}
+}}"#;
+/// crun takes the second hierarchy of a hybrid host for all of its control groups.
+const PLAIN_GROUPS: &str =
+    "{ ! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified; }";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -24,6 +34,8 @@ pub(crate) enum Kind {
 pub(crate) enum On {
     Host,
     Docker(Arc<Mutex<PrivateEngine>>),
+    /// A private Docker, and the class of the runtime that makes every sandbox.
+    Runtime(Arc<Mutex<PrivateEngine>>, &'static str),
     Podman(Arc<Podman>),
 }
 
@@ -56,17 +68,40 @@ impl On {
         Self::Docker(Arc::new(Mutex::new(engine)))
     }
 
+    /// A private Docker with crun and gVisor, shared by the tests that run at the same
+    /// time; sandboxes are asked to be made by this class.
+    pub(crate) fn runtime(class: &'static str) -> Self {
+        static SHARED: Mutex<Weak<Mutex<PrivateEngine>>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(|broken| broken.into_inner());
+        let engine = shared.upgrade().unwrap_or_else(|| {
+            let engine = PrivateEngine::start_in(RUNTIMES, None, PLAIN_GROUPS);
+            engine.load(&support::image());
+            let engine = Arc::new(Mutex::new(engine));
+            *shared = Arc::downgrade(&engine);
+            engine
+        });
+        Self::Runtime(engine, class)
+    }
+
+    /// What a sandbox is asked to be made by; empty for the engine's own.
+    pub(crate) fn runtime_class(&self) -> &'static str {
+        match self {
+            Self::Runtime(_, class) => class,
+            _ => "",
+        }
+    }
+
     /// The private Docker, to be killed and started again.
     pub(crate) fn docker(&self) -> MutexGuard<'_, PrivateEngine> {
         match self {
-            Self::Docker(engine) => engine.lock().unwrap(),
+            Self::Docker(engine) | Self::Runtime(engine, _) => engine.lock().unwrap(),
             _ => panic!("not on a private Docker"),
         }
     }
 
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Host | Self::Docker(_) => Kind::Docker,
+            Self::Host | Self::Docker(_) | Self::Runtime(..) => Kind::Docker,
             Self::Podman(_) => Kind::Podman,
         }
     }
@@ -74,7 +109,7 @@ impl On {
     pub(crate) fn socket(&self) -> String {
         match self {
             Self::Host => HOST_SOCKET.into(),
-            Self::Docker(_) => self.docker().socket(),
+            Self::Docker(_) | Self::Runtime(..) => self.docker().socket(),
             Self::Podman(engine) => engine.socket(),
         }
     }
@@ -83,7 +118,7 @@ impl On {
     fn keeper(&self) -> Option<u32> {
         match self {
             Self::Host => None,
-            Self::Docker(_) => Some(self.docker().keeper()),
+            Self::Docker(_) | Self::Runtime(..) => Some(self.docker().keeper()),
             Self::Podman(engine) => Some(engine.keeper()),
         }
     }

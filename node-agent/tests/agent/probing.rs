@@ -9,7 +9,7 @@ use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::property::State;
 
 use crate::on::{Kind, On};
-use crate::support::{Bench, DEADLINE, run};
+use crate::support::{Bench, deadline, run};
 
 fn named<'a>(told: &'a pb::SandboxChecked, name: &str) -> &'a pb::Check {
     assert_eq!(told.error, None);
@@ -162,7 +162,7 @@ async fn killed_while_it_looks(bench: &mut Bench) {
     bench.ask("strict", "").await;
     let begin = Instant::now();
     while probe_images(bench).is_empty() {
-        assert!(begin.elapsed() < DEADLINE, "no image is made");
+        assert!(begin.elapsed() < deadline(), "no image is made");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     bench.kill_agent();
@@ -178,7 +178,7 @@ pub(crate) async fn the_image_of_a_killed_agents_probe_goes_at_the_next_start_or
     bench.start_agent().await;
     let begin = Instant::now();
     while left.lines().any(|id| probe_images(&bench).contains(id)) {
-        assert!(begin.elapsed() < DEADLINE, "{left} is still there");
+        assert!(begin.elapsed() < deadline(), "{left} is still there");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 

@@ -209,6 +209,7 @@ impl Alone {
             pull: false,
             host_cpus: 2,
             profiles: agent_core::sandbox::Offered::default(),
+            runtimes: agent_core::sandbox::OfferedRuntimes::default(),
             standby: Some(standby),
         });
         runtime.recover().await.unwrap();

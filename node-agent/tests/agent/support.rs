@@ -22,8 +22,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
-/// Nothing in these tests takes longer on the slowest machine they run on.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
+/// Nothing in these tests takes longer on the slowest machine they run on; an emulated one
+/// (`make test-vm`) asks for as many times more.
+pub(crate) fn deadline() -> Duration {
+    let times = std::env::var("LONGSHORE_TEST_PATIENCE").ok();
+    Duration::from_secs(90) * times.and_then(|times| times.parse().ok()).unwrap_or(1)
+}
 
 type Downstream = mpsc::Sender<Result<pb::AttachResponse, Status>>;
 
@@ -204,6 +208,9 @@ impl Bench {
             seen.report.conditions.iter().any(down)
                 || seen.capability.properties.iter().any(|told| {
                     told.name == "non_root" && !told.evidence.starts_with("not probed yet")
+                }) && seen.capability.properties.iter().all(|told| {
+                    !told.name.starts_with("runtime_")
+                        || !told.evidence.contains("the agent tries after its start")
                 })
         })
         .await;
@@ -222,26 +229,54 @@ impl Bench {
 
     /// Asks the node to look at a sandbox now.
     pub(crate) async fn check(&mut self, profile: &str, image: &str) -> pb::SandboxChecked {
-        let id = self.ask(profile, image).await;
-        self.wait("the check is answered", |seen| {
-            seen.checked.contains_key(&id)
-        })
-        .await;
-        self.seen.borrow().checked[&id].clone()
+        self.check_under(self.on.runtime_class(), profile, image)
+            .await
     }
 
     /// The same without waiting for the answer; its number.
     pub(crate) async fn ask(&mut self, profile: &str, image: &str) -> u64 {
+        self.ask_under(self.on.runtime_class(), profile, image)
+            .await
+    }
+
+    async fn ask_under(&mut self, runtime: &str, profile: &str, image: &str) -> u64 {
         self.generation += 1;
         let id = self.generation;
         let spec = pb::RunnerSpec {
             profile: profile.into(),
             image: image.into(),
+            runtime: runtime.into(),
             ..pb::RunnerSpec::default()
         };
         let spec = Some(spec);
         self.send(Down::Check(pb::CheckSandbox { id, spec })).await;
         id
+    }
+
+    /// The same for a sandbox that is made by this class of runtime.
+    pub(crate) async fn check_under(
+        &mut self,
+        runtime: &str,
+        profile: &str,
+        image: &str,
+    ) -> pb::SandboxChecked {
+        let begin = Instant::now();
+        loop {
+            let id = self.ask_under(runtime, profile, image).await;
+            self.wait("the check is answered", |seen| {
+                seen.checked.contains_key(&id)
+            })
+            .await;
+            let told = self.seen.borrow().checked[&id].clone();
+            let busy = |error: &pb::RunnerError| {
+                error.detail.contains("is under way") || error.reason == "engine_down"
+            };
+            // The node's own look, at another runtime or after its start.
+            if !told.error.as_ref().is_some_and(busy) || begin.elapsed() > deadline() {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Waits until a property is published in this state.
@@ -258,7 +293,7 @@ impl Bench {
         let line = format!("nft list table inet {}", self.table());
         let begin = std::time::Instant::now();
         while !self.on.run(&line) {
-            assert!(begin.elapsed() < DEADLINE, "the table is not restored");
+            assert!(begin.elapsed() < deadline(), "the table is not restored");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -478,7 +513,7 @@ impl Bench {
             if agent.try_wait().unwrap().is_some() {
                 return begin.elapsed();
             }
-            assert!(begin.elapsed() < DEADLINE, "the agent does not end");
+            assert!(begin.elapsed() < deadline(), "the agent does not end");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -589,7 +624,7 @@ impl Bench {
                 .iter()
                 .map(|(name, desired)| pb::RunnerIntent {
                     name: (*name).into(),
-                    desired: Some(desired.clone()),
+                    desired: Some(self.under_runtime(desired.clone())),
                 })
                 .collect(),
             logs: logs.to_vec(),
@@ -600,6 +635,19 @@ impl Bench {
             seen.report.accepted == Some(generation)
         })
         .await;
+    }
+
+    /// Made by the runtime that this test is about.
+    fn under_runtime(&self, mut desired: Desired) -> Desired {
+        if let Desired::Run(spec) = &mut desired {
+            spec.runtime = self.on.runtime_class().into();
+        }
+        desired
+    }
+
+    /// From its next start on, the agent has this flag too.
+    pub(crate) fn add_argument(&mut self, flag: &str, value: &str) {
+        self.extra.extend([flag.to_owned(), value.to_owned()]);
     }
 
     /// Hands a registration over; `job` is what the stand-in runner runs, empty for an idle one.
@@ -787,7 +835,7 @@ impl Bench {
     }
 
     async fn wait(&mut self, what: &str, is: impl Fn(&Seen) -> bool) {
-        let waited = tokio::time::timeout(DEADLINE, self.seen.wait_for(|seen| is(seen)))
+        let waited = tokio::time::timeout(deadline(), self.seen.wait_for(|seen| is(seen)))
             .await
             .is_ok_and(|seen| seen.is_ok());
         if !waited {

@@ -274,6 +274,8 @@ pub struct Pool {
     pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "22")]
     pub gpu: ::core::option::Option<GpuNeeds>,
+    #[prost(string, tag = "23")]
+    pub runtime: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Defaults {
@@ -605,6 +607,8 @@ pub struct RunnerPlaced {
     pub repository: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "21")]
     pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "22")]
+    pub runtime: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunnerRegistered {

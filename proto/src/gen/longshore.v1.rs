@@ -511,6 +511,9 @@ pub struct RunnerSpec {
     /// For network_mode allowlist: what it may reach, as in Pool.
     #[prost(string, repeated, tag = "11")]
     pub allowed_domains: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// runc, crun, runsc, kata or sysbox; empty means the engine's own.
+    #[prost(string, tag = "12")]
+    pub runtime: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopIfIdle {}
@@ -1613,6 +1616,9 @@ pub struct CheckNodeRequest {
     /// Job image to look from; empty means one that the agent makes itself.
     #[prost(string, tag = "4")]
     pub image: ::prost::alloc::string::String,
+    /// As in Pool; empty means the engine's own.
+    #[prost(string, tag = "5")]
+    pub runtime: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckNodeResponse {
@@ -1741,6 +1747,10 @@ pub struct Pool {
     /// What each GPU of its runners must have; absent: any will do.
     #[prost(message, optional, tag = "23")]
     pub gpu: ::core::option::Option<GpuNeeds>,
+    /// Class of the runtime that makes its sandboxes: runc, crun, runsc, kata or
+    /// sysbox; empty means the engine's own. Nodes without it are left out.
+    #[prost(string, tag = "24")]
+    pub runtime: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GpuNeeds {

@@ -798,6 +798,26 @@ fn missing_properties(pool: &Pool, node: &Node) -> Vec<Reason> {
                     "a node that offers {profile} (profiles in its agent's configuration, and profile_{profile} in longshore node describe says why not), or another profile for the pool"
                 ),
             )
+        } else if let Some(runtime) = profile::runtime_offered(property) {
+            (
+                format!(
+                    "pool {} asks for runtime {runtime}, which this node does not have",
+                    pool.name
+                ),
+                format!(
+                    "install {runtime} on the node and register it with its engine (runtime_{runtime} in longshore node describe says what is in the way), or leave runtime out of the pool"
+                ),
+            )
+        } else if let Some((runtime, row)) = profile::told_under(property) {
+            (
+                format!(
+                    "pool {} asks for runtime {runtime} and for {row}, which this node does not guarantee under it",
+                    pool.name
+                ),
+                format!(
+                    "another runtime for the pool, or a node that guarantees {row} under {runtime}: runtime_{runtime} in longshore node describe says what is in the way"
+                ),
+            )
         } else if property == profile::EGRESS_ALLOWLIST {
             (
                 format!(

@@ -274,6 +274,7 @@ pub struct RunnerSpec {
     pub profile: String,
     pub network_mode: String,
     pub allowed_domains: Vec<String>,
+    pub runtime: String,
     pub platform: String,
     pub runner_group: Option<String>,
     pub idle_timeout_ms: u64,

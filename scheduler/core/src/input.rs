@@ -279,6 +279,7 @@ impl Defaults {
             profile: "strict".to_owned(),
             network_mode: "open".to_owned(),
             allowed_domains: Vec::new(),
+            runtime: String::new(),
             idle_floor: 0,
             maximum: 0,
             priority: Priority::Normal,

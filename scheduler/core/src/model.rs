@@ -301,6 +301,8 @@ pub struct Pool {
     pub network_mode: String,
     /// What runners of mode `allowlist` may reach.
     pub allowed_domains: Vec<String>,
+    /// Class of the runtime that makes the sandboxes; empty: the engine's own.
+    pub runtime: String,
     pub idle_floor: u32,
     /// 0: no limit of its own.
     pub maximum: u32,

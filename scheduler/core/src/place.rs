@@ -183,6 +183,7 @@ impl Fleet {
             profile: pool.profile.clone(),
             network_mode: pool.network_mode.clone(),
             allowed_domains: pool.allowed_domains.clone(),
+            runtime: pool.runtime.clone(),
             platform,
             runner_group: pool.runner_group.clone(),
             idle_timeout_ms: pool.idle_timeout.as_millis() as u64,

@@ -22,6 +22,7 @@ use crate::{
     config::{
         domains,
         pools::{admission, compute_capability, one_of, placement, priority},
+        runtime,
         values::enough,
     },
     view::phase_word,
@@ -512,6 +513,7 @@ pub fn pool(pool: &Pool, origin: PoolOrigin, runners: u32, default_image: &str) 
         }
         .to_owned(),
         runners,
+        runtime: pool.runtime.clone(),
     }
 }
 
@@ -596,6 +598,12 @@ pub fn pool_of(asked: &v1::Pool, defaults: &Defaults) -> Result<Pool, (&'static 
         .map_err(at("pool.network_mode"))?,
         allowed_domains: domains::list(&word(&asked.network_mode, "open"), &asked.allowed_domains)
             .map_err(at("pool.allowed_domains"))?,
+        runtime: runtime::class(&asked.runtime)
+            .and_then(|class| {
+                runtime::suits(&class, &word(&asked.profile, "strict"), taken.gpus)?;
+                Ok(class)
+            })
+            .map_err(at("pool.runtime"))?,
         idle_floor: asked.idle_floor,
         maximum: asked.maximum,
         priority: priority(&word(&asked.priority, "normal")).map_err(at("pool.priority"))?,

@@ -191,6 +191,7 @@ fn desired(desired: &Desired) -> v1::runner_intent::Desired {
             pool: placed.pool.to_string(),
             scope: placed.scope.to_string(),
             allowed_domains: placed.allowed_domains.clone(),
+            runtime: placed.runtime.clone(),
         }),
         Desired::StopIfIdle => Wire::StopIfIdle(v1::StopIfIdle {}),
         Desired::Remove { observation } => Wire::Remove(v1::Remove {

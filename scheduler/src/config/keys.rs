@@ -310,6 +310,7 @@ pub const POOL_KEYS: &[&str] = &[
     "profile",
     "network_mode",
     "allowed_domains",
+    "runtime",
     "idle_floor",
     "maximum",
     "priority",

@@ -10,7 +10,7 @@ use scheduler_core::{
 use super::{
     domains,
     keys::{POOL_KEYS, SHARE_KEYS},
-    suggestion, values,
+    runtime, suggestion, values,
 };
 
 /// All pools of the file; what is wrong goes to `problems`.
@@ -36,6 +36,9 @@ pub(super) fn pools(
             }
         }
         if let Err(problem) = domains::list(&pool.network_mode, &pool.allowed_domains) {
+            problems.push(format!("pool `{name}`: {problem}"));
+        }
+        if let Err(problem) = runtime::suits(&pool.runtime, &pool.profile, pool.resources.gpus) {
             problems.push(format!("pool `{name}`: {problem}"));
         }
         pools.push(pool);
@@ -144,6 +147,7 @@ fn set(pool: &mut Pool, key: &str, value: &toml::Value) -> Result<(), String> {
         "network_mode" => {
             pool.network_mode = one_of(key, &text(key, value)?, &["open", "allowlist", "none"])?
         }
+        "runtime" => pool.runtime = runtime::class(&text(key, value)?)?,
         "allowed_domains" => pool.allowed_domains = list(key, value)?,
         "idle_floor" => pool.idle_floor = number(key, value)?,
         "maximum" => pool.maximum = number(key, value)?,

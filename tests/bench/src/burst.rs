@@ -60,6 +60,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         pull: false,
         host_cpus: u32::try_from(cpus)?,
         profiles: sandbox::Offered::default(),
+        runtimes: sandbox::OfferedRuntimes::default(),
         standby: None,
     });
     runtime.recover().await.context("engine and networks")?;
@@ -162,6 +163,7 @@ async fn bare_burst(
             seccomp: Default::default(),
             users_are_mapped: false,
             gpus: vec![],
+            runtimes: vec![],
         };
         let body = container_body(&sandbox::of(&request, &place));
         let (docker, turns, platform) = (docker.clone(), turns.clone(), spec.platform.clone());

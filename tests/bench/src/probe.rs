@@ -5,7 +5,7 @@ use agent_core::model::{Resources, RunnerSpec};
 use agent_core::names::Instance;
 use agent_core::probe::by_property;
 use agent_core::runtime::Runtime;
-use agent_core::sandbox::{Offered, Profile};
+use agent_core::sandbox::{Offered, OfferedRuntimes, Profile};
 use agent_core::slots::SlotsCidr;
 use agent_docker::{Config, DockerRuntime, FirewallTool};
 use anyhow::{Context, Result};
@@ -36,6 +36,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         pull: false,
         host_cpus: std::thread::available_parallelism()?.get() as u32,
         profiles: Offered::default(),
+        runtimes: OfferedRuntimes::default(),
         standby: None,
     });
     runtime.recover().await?;
@@ -87,5 +88,6 @@ fn spec(profile: Profile, network: &str) -> RunnerSpec {
         traceparent: String::new(),
         pool: String::new(),
         scope: String::new(),
+        runtime: String::new(),
     }
 }

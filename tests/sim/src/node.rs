@@ -495,6 +495,7 @@ fn to_intent(intent: NodeIntent) -> Intent {
                 traceparent: placed.traceparent.clone().unwrap_or_default(),
                 pool: placed.pool.to_string(),
                 scope: placed.scope.to_string(),
+                runtime: placed.runtime.clone(),
             }),
             Wanted::StopIfIdle => Desired::StopIfIdle,
             Wanted::Remove { observation } => Desired::Remove { observation },

@@ -51,6 +51,9 @@ pub(crate) struct Check {
     /// Network mode: open, allowlist or none
     #[arg(long, value_name = "MODE", default_value = "open")]
     pub(crate) network: String,
+    /// Class of the runtime that makes the sandbox; without it the engine's own
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) runtime: Option<String>,
     /// Look from this job image; without it from one that the agent makes
     #[arg(long, value_name = "IMAGE")]
     pub(crate) image: Option<String>,

@@ -123,6 +123,10 @@ pub(crate) struct Set {
     /// What runners of network mode allowlist may reach, repeatable; '' means none
     #[arg(long = "allow-domain", value_name = "DOMAIN", value_delimiter = ',')]
     pub(crate) allowed_domains: Option<Vec<String>>,
+    /// Class of the runtime that makes the sandboxes: runc, crun, runsc, kata or sysbox;
+    /// '' means the engine's own
+    #[arg(long, value_name = "CLASS")]
+    pub(crate) runtime: Option<String>,
     /// Runners kept idle
     #[arg(long, value_name = "N")]
     pub(crate) idle_floor: Option<u32>,

@@ -76,6 +76,7 @@ async fn check(global: &Global, out: &mut Out, args: Check) -> Result<(), Failur
         name: args.name,
         profile: args.profile,
         network_mode: args.network,
+        runtime: args.runtime.unwrap_or_default(),
         image: args.image.unwrap_or_default(),
     };
     let looked = client.check_node(request).await?;

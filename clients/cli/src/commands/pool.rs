@@ -93,6 +93,7 @@ fn changed(mut pool: v1::Pool, set: Set) -> v1::Pool {
     replace(&mut pool.name_prefix, set.name_prefix);
     replace(&mut pool.profile, set.profile);
     replace(&mut pool.network_mode, set.network_mode);
+    replace(&mut pool.runtime, set.runtime);
     replace(&mut pool.idle_floor, set.idle_floor);
     replace(&mut pool.maximum, set.maximum);
     replace(

@@ -310,7 +310,9 @@ impl Described for Node {
         }
         page.table("GPUs", gpus);
         let mut properties = Table::new(&["PROPERTY", "STATE", "EVIDENCE"]);
-        for p in &self.properties {
+        // What holds under a runtime that is not the engine's own is summed up by
+        // runtime_NAME; the list of it is in the other forms of output.
+        for p in self.properties.iter().filter(|p| !p.name.contains('/')) {
             properties.row(vec![p.name.clone(), p.state.to_owned(), p.evidence.clone()]);
         }
         page.table("Sandbox", properties);

@@ -33,6 +33,7 @@ pub(crate) struct Pool {
     bare_self_hosted: bool,
     runners: u32,
     allowed_domains: Vec<String>,
+    runtime: String,
 }
 
 /// What each GPU must have; 0 and empty mean any.
@@ -96,6 +97,7 @@ impl From<v1::Pool> for Pool {
             bare_self_hosted: p.bare_self_hosted,
             runners: p.runners,
             allowed_domains: p.allowed_domains,
+            runtime: p.runtime,
         }
     }
 }
@@ -175,6 +177,7 @@ impl Described for Pool {
         page.line("Profile", self.profile.clone());
         page.line("Network mode", self.network_mode.clone());
         page.line("Allowed domains", self.allowed_domains.join(", "));
+        page.line("Runtime", self.runtime.clone());
         page.line("Idle floor", self.idle_floor.to_string());
         page.line("Maximum", limit(self.maximum));
         page.line("Priority", self.priority.clone());

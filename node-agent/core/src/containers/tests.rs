@@ -46,6 +46,7 @@ fn job() -> Job {
             seccomp: Default::default(),
             users_are_mapped: true,
             gpus: vec![],
+            runtimes: vec![],
         },
     }
 }
@@ -302,6 +303,7 @@ fn a_sibling_is_held_as_the_job_is() {
         allowed_domains: vec![],
         lifetime_ms: 0,
         gpus: vec![],
+        runtime: None,
     };
     let place = Place {
         users_are_mapped: false,

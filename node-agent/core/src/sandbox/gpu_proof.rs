@@ -36,6 +36,7 @@ pub fn sandbox(lease: &Lease, platform: &str, place: &Place) -> Sandbox {
         allowed_domains: vec![],
         lifetime_ms: 0,
         gpus: vec![lease.uuid.clone()],
+        runtime: None,
     };
     let place = Place {
         gpus: vec![lease.clone()],

@@ -24,6 +24,7 @@ fn request() -> Request {
         allowed_domains: vec![],
         lifetime_ms: 0,
         gpus: vec![],
+        runtime: None,
     }
 }
 
@@ -44,6 +45,7 @@ fn place() -> Place {
         seccomp: Filter::Text,
         users_are_mapped: false,
         gpus: vec![],
+        runtimes: vec![],
     }
 }
 
@@ -557,6 +559,91 @@ fn the_proving_container_is_as_closed_as_a_job() {
     assert_eq!(proof.masked_paths, job.masked_paths);
 }
 
+/// What an engine calls its runtimes.
+fn runtimes() -> Vec<(RuntimeClass, String)> {
+    RuntimeClass::ALL
+        .into_iter()
+        .map(|class| (class, class.terms().names[0].to_owned()))
+        .collect()
+}
+
+/// Golden for each class, the ones that no test has run among them (Kata, Sysbox and newer
+/// releases of gVisor): the sandbox is the engine's own but for who makes it.
+#[test]
+fn a_runtime_class_changes_who_makes_the_sandbox_and_nothing_else() {
+    for (class, name, verified) in [
+        (RuntimeClass::Runc, "runc", true),
+        (RuntimeClass::Crun, "crun", true),
+        (RuntimeClass::Runsc, "runsc", true),
+        (RuntimeClass::Kata, "kata", false),
+        (RuntimeClass::Sysbox, "sysbox-runc", false),
+    ] {
+        assert_eq!(class.terms().verified.is_some(), verified, "{class:?}");
+        for profile in [Profile::Strict, Profile::Standard] {
+            let own = Request {
+                profile,
+                ..request()
+            };
+            let asked = Request {
+                runtime: Some(class),
+                ..own.clone()
+            };
+            let place = Place {
+                runtimes: runtimes(),
+                ..place()
+            };
+            let made = of(&asked, &place);
+            assert_eq!(made.runtime, name);
+            assert_ne!(made.spec_hash(), of(&own, &place).spec_hash());
+            let same = Sandbox {
+                runtime: String::new(),
+                ..made
+            };
+            assert_eq!(same, of(&own, &place), "{class:?} {profile:?}");
+        }
+    }
+    // A newer gVisor, by the name that the node gives it.
+    let newer = Place {
+        runtimes: vec![(RuntimeClass::Runsc, "runsc-systrap".into())],
+        ..place()
+    };
+    let asked = Request {
+        runtime: Some(RuntimeClass::Runsc),
+        ..request()
+    };
+    assert_eq!(of(&asked, &newer).runtime, "runsc-systrap");
+}
+
+#[test]
+fn a_runtime_is_a_word_of_the_list_and_has_to_suit() {
+    let spec = |runtime: &str| RunnerSpec {
+        image: "i".into(),
+        platform: "linux/amd64".into(),
+        runtime: runtime.into(),
+        resources: request().resources,
+        ..RunnerSpec::default()
+    };
+    let of = |spec: &RunnerSpec| Request::from_spec(spec).map(|request| request.runtime);
+    assert_eq!(of(&spec("")), Ok(None));
+    assert_eq!(of(&spec("runsc")), Ok(Some(RuntimeClass::Runsc)));
+    for wrong in ["/usr/bin/runsc", "io.containerd.runsc.v1", "RUNSC", "host"] {
+        let error = of(&spec(wrong)).unwrap_err().to_string();
+        assert!(error.contains("no runtime class"), "{error}");
+    }
+    let containers = RunnerSpec {
+        profile: "containers".into(),
+        ..spec("crun")
+    };
+    let error = of(&containers).unwrap_err().to_string();
+    assert!(error.contains("containers"), "{error}");
+    let mut gpu = spec("runsc");
+    gpu.resources.gpus = 1;
+    gpu.gpu_uuids = vec!["GPU-1".into()];
+    assert!(of(&gpu).is_err());
+    gpu.runtime = "crun".into();
+    assert!(of(&gpu).is_ok());
+}
+
 /// What must be empty or off whatever was asked, at any place.
 fn widened(s: &Sandbox) -> Vec<&'static str> {
     let names_a_host_path = |mount: &VolumeMount| {
@@ -591,6 +678,10 @@ fn widened(s: &Sandbox) -> Vec<&'static str> {
         ),
         ("published ports", s.publish_all_ports),
         ("user", s.user != "1001:1001"),
+        (
+            "runtime",
+            !s.runtime.is_empty() && !runtimes().iter().any(|(_, name)| *name == s.runtime),
+        ),
         (
             "unconfined",
             s.security_opt
@@ -641,6 +732,7 @@ fn any_spec() -> impl Strategy<Value = RunnerSpec> {
                 "bridge",
             ]),
             word(&["linux/amd64", "linux/arm64", "linux/arm/v7"]),
+            word(&["", "", "runsc", "crun", "kata", "/usr/bin/evil"]),
         ),
         (any::<u32>(), any::<u64>(), 0u32..2, any::<u64>()),
         proptest::collection::vec(prop_oneof!["(GPU|MIG)-[0-3]", ".{0,8}"], 0..2),
@@ -651,7 +743,7 @@ fn any_spec() -> impl Strategy<Value = RunnerSpec> {
     )
         .prop_map(
             |(
-                (image, profile, network_mode, platform),
+                (image, profile, network_mode, platform, runtime),
                 (cpu, memory, gpus, lifetime_ms),
                 uuids,
                 words,
@@ -676,6 +768,7 @@ fn any_spec() -> impl Strategy<Value = RunnerSpec> {
                     traceparent: words[0].clone(),
                     pool: words[1].clone(),
                     scope: words[2].clone(),
+                    runtime,
                 }
             },
         )
@@ -691,7 +784,7 @@ proptest! {
         // A careless place that knows every GPU of the node.
         let every = ["GPU-0", "GPU-1", "GPU-2", "MIG-3", "all"];
         let gpus = every.map(|uuid| Lease { uuid: uuid.into(), by: Injection::Hook }).to_vec();
-        let place = Place { users_are_mapped, gpus, ..place() };
+        let place = Place { users_are_mapped, gpus, runtimes: runtimes(), ..place() };
         let s = of(&request, &place);
         prop_assert_eq!(widened(&s), Vec::<&str>::new());
         let profile = request.profile;
@@ -722,6 +815,10 @@ proptest! {
         closed.tmpfs = s.tmpfs.clone();
         closed.network_mode = s.network_mode.clone();
         closed.dns = s.dns.clone();
+        // The runtime is the one that the node has for the class, by the node's own word.
+        let class = RuntimeClass::parse(&spec.runtime);
+        let name = runtimes().into_iter().find(|(known, _)| Some(*known) == class);
+        closed.runtime = name.map(|(_, name)| name).unwrap_or_default();
         prop_assert_eq!(&s, &closed);
         prop_assert!(s.tmpfs.iter().all(|(_, o)| o.contains("nosuid,nodev,size=")));
     }
@@ -744,6 +841,7 @@ fn every_way_to_widen_a_sandbox_is_seen() {
         ("pid namespace", |s| s.pid_mode = "host"),
         ("user namespace", |s| s.userns_mode = "host"),
         ("network", |s| s.network_mode = "host".into()),
+        ("runtime", |s| s.runtime = "/usr/bin/evil".into()),
         ("unconfined", |s| {
             s.security_opt.push("seccomp=unconfined".into())
         }),

@@ -10,6 +10,7 @@ use super::Fleets;
 use crate::{
     api::{convert, errors},
     clock::utc,
+    config::runtime,
     ports::{Demand, NodeLink, Store},
 };
 
@@ -26,6 +27,8 @@ impl<S: Store, D: Demand> Fleets<S, D> {
     ) -> Result<v1::CheckNodeResponse, Status> {
         let profile = word("profile", &request.profile, &PROFILES)?;
         let network_mode = word("network_mode", &request.network_mode, &NETWORKS)?;
+        let runtime = runtime::class(&request.runtime)
+            .map_err(|problem| errors::invalid("runtime", problem, "leave it out"))?;
         if request.image.len() > LONGEST_IMAGE {
             return Err(errors::invalid("image", "it is too long", "name an image"));
         }
@@ -46,6 +49,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             image: request.image.clone(),
             profile: profile.to_owned(),
             network_mode: network_mode.to_owned(),
+            runtime,
             ..v1::RunnerSpec::default()
         };
         links.send_check(

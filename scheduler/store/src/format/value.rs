@@ -349,6 +349,7 @@ pub(super) fn pool(pool: &Pool) -> stored::Pool {
         lifetime_ns: nanos(pool.lifetime),
         bare_self_hosted: pool.bare_self_hosted,
         precedence: pool.precedence,
+        runtime: pool.runtime.clone(),
     }
 }
 
@@ -377,6 +378,7 @@ pub(super) fn pool_back(pool: Option<stored::Pool>) -> Result<Pool, Hole> {
         lifetime: Duration::from_nanos(pool.lifetime_ns),
         bare_self_hosted: pool.bare_self_hosted,
         precedence: pool.precedence,
+        runtime: pool.runtime,
     })
 }
 

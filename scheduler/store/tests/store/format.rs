@@ -74,8 +74,12 @@ fn without_later_fields(mut facts: Vec<Fact>) -> Vec<Fact> {
             Fact::RunnerRetired {
                 exit: Some(exit), ..
             } => exit.denied = None,
+            Fact::RunnerPlaced(placed) => {
+                Arc::make_mut(&mut placed.spec).runtime.clear();
+            }
             Fact::PoolSet { pool, .. } => {
                 pool.allowed_domains.clear();
+                pool.runtime.clear();
                 pool.gpu = GpuNeeds::default();
             }
             // Times that were no settings then read as what they were.
