@@ -59,7 +59,7 @@ fn name(profile: Profile) -> &'static str {
 mod tests {
     use super::*;
 
-    fn states(engine: &Engine, words: &str) -> Vec<(&'static str, bool)> {
+    fn states(engine: &Engine, words: &str) -> Vec<(String, bool)> {
         offers(engine, Offered::parse(words).unwrap())
             .into_iter()
             .map(|told| {
@@ -82,9 +82,9 @@ mod tests {
         let all = "strict,standard,containers";
         let expect = |strict, standard, containers| {
             vec![
-                ("profile_strict", strict),
-                ("profile_standard", standard),
-                ("profile_containers", containers),
+                ("profile_strict".to_owned(), strict),
+                ("profile_standard".to_owned(), standard),
+                ("profile_containers".to_owned(), containers),
             ]
         };
         assert_eq!(states(&docker, all), expect(true, true, true));

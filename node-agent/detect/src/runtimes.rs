@@ -160,8 +160,9 @@ fn of_another(
 /// another kernel is between them.
 fn is_said_of(class: RuntimeClass, property: &Property) -> bool {
     const BY_THE_HOSTS_KERNEL: [&str; 3] = ["apparmor", "selinux", "out_of_memory_told"];
-    !property.name.starts_with("profile_")
-        && !(class.terms().hides_processes && BY_THE_HOSTS_KERNEL.contains(&&*property.name))
+    let name = &*property.name;
+    let unseen = class.terms().hides_processes && BY_THE_HOSTS_KERNEL.contains(&name);
+    !unseen && !name.starts_with("profile_")
 }
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ use crate::slots::Kind;
 use crate::translate::container_body;
 use crate::volumes::Program;
 
-/// From the start of the program to the end of its output.
-const LOOK: Duration = Duration::from_secs(45);
+/// From the start of the program to the end of its output: seconds, but for an emulated host.
+const LOOK: Duration = Duration::from_secs(100);
 /// Largest output that is read.
 const MOST_OUTPUT: usize = 256 << 10;
 /// Where the neighbour listens.

@@ -30,7 +30,7 @@ fn runtime_class(setting: &Setting, report: &mut Report) {
         ("runc" | "crun", true) => report.fail(ROW, NAME, "gVisor answers"),
         ("", true) => report.pass(ROW, NAME, "gVisor answers, the engine's own runtime"),
         ("", false) => report.pass(ROW, NAME, "a kernel answers, the engine's own runtime"),
-        (asked, _) => report.open(ROW, NAME, &format!("{asked} cannot be told from inside")),
+        (asked, _) => report.open(ROW, NAME, format!("{asked} cannot be told from inside")),
     }
 }
 

@@ -3,7 +3,7 @@
 //! `tests/data` holds the bytes. `BLESS=1` writes them; after the first release
 //! the files of that release stay as they are and only new ones are added.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use scheduler_core::fact::Fact;
 use scheduler_core::input::Defaults;
@@ -75,6 +75,7 @@ fn without_later_fields(mut facts: Vec<Fact>) -> Vec<Fact> {
                 exit: Some(exit), ..
             } => exit.denied = None,
             Fact::RunnerPlaced(placed) => {
+                let placed = Arc::make_mut(placed);
                 Arc::make_mut(&mut placed.spec).runtime.clear();
             }
             Fact::PoolSet { pool, .. } => {
