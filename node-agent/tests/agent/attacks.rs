@@ -358,7 +358,10 @@ async fn version_6(
             if let (true, Some(address)) = (ready, told.split_whitespace().nth(3)) {
                 break address.trim_end_matches("/64").to_owned();
             }
-            assert!(begin.elapsed() < deadline(), "no link-local address: {told}");
+            assert!(
+                begin.elapsed() < deadline(),
+                "no link-local address: {told}"
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
