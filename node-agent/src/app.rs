@@ -57,6 +57,8 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         min_free_disk: config.min_free_disk,
         job_disk: config.job_disk,
         pull: config.pull,
+        image_refresh: config.image_refresh,
+        image_keep: config.image_keep,
         host_cpus: possible_cpus(),
         profiles: config.profiles,
         runtimes: config.runtimes.clone(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use agent_core::ranges::Range;
 use agent_core::sandbox::{Offered, OfferedRuntimes};
@@ -14,7 +15,7 @@ use thiserror::Error;
 const MAX_RANGES: usize = 64;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 27] = [
+pub const KEYS: [(&str, &str, &str); 29] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -92,6 +93,16 @@ pub const KEYS: [(&str, &str, &str); 27] = [
         "most disk the files of one job may take; 0 for no limit",
     ),
     ("pull", "true", "pull images that are missing"),
+    (
+        "image_refresh",
+        "3600",
+        "seconds between two questions to a registry for a newer image under a tag; 0 for never",
+    ),
+    (
+        "image_keep",
+        "3600",
+        "seconds that an image the agent pulled is kept after no name means it any more",
+    ),
     (
         "profiles",
         "strict,standard,containers",
@@ -343,6 +354,9 @@ pub struct Config {
     pub min_free_disk: u64,
     pub job_disk: u64,
     pub pull: bool,
+    /// None asks never.
+    pub image_refresh: Option<Duration>,
+    pub image_keep: Duration,
     pub profiles: Offered,
     /// Offered under labels of their own.
     pub emulated: Asked,
@@ -421,6 +435,10 @@ impl Config {
             })?,
             runtimes: settings.parse("runtimes", OfferedRuntimes::parse)?,
             pull: settings.parse("pull", truth)?,
+            image_refresh: settings
+                .parse("image_refresh", seconds)?
+                .filter(|every| !every.is_zero()),
+            image_keep: settings.parse("image_keep", seconds)?.unwrap_or_default(),
             standby_enabled: settings.parse("standby_enabled", truth)?,
             standby_floor: settings.parse("standby_floor", few)?,
             standby_ceiling: settings.parse("standby_ceiling", |text| match text {
@@ -437,6 +455,13 @@ impl Config {
             })?,
         })
     }
+}
+
+fn seconds(text: &str) -> Result<Option<Duration>, String> {
+    let seconds: u32 = text
+        .parse()
+        .map_err(|_| "must be a whole number of seconds".to_owned())?;
+    Ok(Some(Duration::from_secs(seconds.into())))
 }
 
 fn truth(text: &str) -> Result<bool, String> {

@@ -16,6 +16,9 @@ pub mod entry {
     pub const MISMATCH: i32 = 73;
 }
 
+/// The runner program's own word that GitHub takes it no more.
+pub const VERSION_DEPRECATED: i32 = 7;
+
 /// What the engine says of a container that ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
@@ -117,7 +120,7 @@ pub fn classify(end: &Ended) -> (Cause, String) {
             Cause::RunnerRefused,
             "the runner program restarted itself after a new configuration".into(),
         ),
-        7 => (
+        VERSION_DEPRECATED => (
             Cause::VersionDeprecated,
             "GitHub refuses this runner version; use an image with a newer runner".into(),
         ),

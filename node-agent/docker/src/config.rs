@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use agent_core::names::Instance;
 use agent_core::ranges::Range;
@@ -45,6 +46,10 @@ pub struct Config {
     pub job_disk: u64,
     /// Missing images are pulled; off in tests.
     pub pull: bool,
+    /// How often registries are asked for a newer image under a tag; none: never.
+    pub image_refresh: Option<Duration>,
+    /// How long an image of ours is kept that no name means any more.
+    pub image_keep: Duration,
     pub host_cpus: u32,
     /// Profiles that a sandbox may be asked to have.
     pub profiles: Offered,

@@ -1,17 +1,27 @@
 //! Images: present, pulled, or unavailable with a pause before the next try.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_core::model::{Condition, ErrorReason};
 use agent_core::runtime::RuntimeError;
 use bollard::Docker;
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::query_parameters::{CreateImageOptionsBuilder, ListImagesOptionsBuilder};
 use futures_util::StreamExt;
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::engine::{bounded, failed, status};
+use crate::outage::now_ms;
+
+mod record;
+mod reference;
+pub(crate) mod refresh;
+
+use record::{Meant, Record};
+use reference::architecture;
 
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 const PULL: Duration = Duration::from_secs(900);
@@ -36,15 +46,47 @@ enum Known {
     },
 }
 
+/// A name and a platform: one name means another image on each.
+type Key = (String, String);
+
+/// An image on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Here {
+    id: String,
+    architecture: String,
+    /// `repository@sha256:...` by which registries gave it.
+    digests: Vec<String>,
+    tags: Vec<String>,
+}
+
+impl Here {
+    /// Nothing said is no contradiction.
+    fn is_for(&self, platform: &str) -> bool {
+        self.architecture.is_empty() || self.architecture == architecture(platform)
+    }
+}
+
 #[derive(Default)]
 pub(crate) struct Images {
-    known: Mutex<BTreeMap<String, Known>>,
+    known: Mutex<BTreeMap<Key, Known>>,
+    record: Mutex<Record>,
     /// One pull per image at a time; who comes second finds it present.
     pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    looks: refresh::Looks,
+    /// Somebody waits for a look at the registry.
+    wake: Notify,
 }
 
 impl Images {
-    /// The id of an image that is on the node now.
+    /// What names mean is remembered in this folder.
+    pub(crate) fn open(state_dir: &Path) -> Self {
+        Self {
+            record: Mutex::new(Record::open(state_dir)),
+            ..Self::default()
+        }
+    }
+
+    /// The id of an image for this platform that is on the node now.
     pub(crate) async fn ensure(
         &self,
         docker: &Docker,
@@ -52,58 +94,91 @@ impl Images {
         platform: &str,
         pull: bool,
     ) -> Result<String, RuntimeError> {
-        if let Some(id) = self.fresh(reference) {
+        let key = (reference.to_owned(), platform.to_owned());
+        if let Some(id) = self.fresh(&key) {
             return Ok(id);
         }
         let gate = self.gate(reference);
         let _one = gate.lock().await;
-        if let Some(id) = self.fresh(reference) {
+        if let Some(id) = self.fresh(&key) {
             return Ok(id);
         }
-        if let Some(id) = inspect(docker, reference).await? {
-            self.remember(
-                reference,
-                Known::Present {
-                    id: id.clone(),
-                    at: Instant::now(),
-                },
-            );
+        let local = inspect(docker, reference).await?;
+        let local_id = local.as_ref().map(|local| local.id.clone());
+        if let Some(id) = self.meant(docker, &key, local_id.as_deref()).await? {
+            self.settle(&key, &id, local_id, None);
             return Ok(id);
         }
-        if let Some(Known::Broken { why, until, .. }) = self.get(reference)
+        if let Some(local) = local.as_ref().filter(|local| local.is_for(platform)) {
+            self.settle(&key, &local.id, local_id, None);
+            return Ok(local.id.clone());
+        }
+        if let Some(Known::Broken { why, until, .. }) = self.get(&key)
             && Instant::now() < until
         {
             let wait = until.saturating_duration_since(Instant::now()).as_secs();
             return Err(unavailable(format!("{why}; tried again in {wait} s")));
         }
         if !pull {
-            return Err(unavailable(format!(
-                "image {reference} is not on this node and pulling is off"
-            )));
+            return Err(unavailable(match local {
+                None => format!("image {reference} is not on this node and pulling is off"),
+                Some(other) => format!(
+                    "image {reference} on this node is for {} and not for {platform}, and pulling is off",
+                    other.architecture
+                ),
+            }));
         }
-        match pull_with_backoff(docker, reference, platform).await {
-            Ok(()) => {}
+        match fetch(docker, reference, platform, local.is_some()).await {
+            Ok((id, brought)) => {
+                let local = inspect(docker, reference).await?.map(|local| local.id);
+                self.settle(&key, &id, local, brought.as_deref());
+                Ok(id)
+            }
             Err(why) => {
-                self.trip(reference, &why);
-                return Err(unavailable(why));
+                self.trip(&key, &why);
+                Err(unavailable(why))
             }
         }
-        let id = inspect(docker, reference)
-            .await?
-            .ok_or_else(|| unavailable(format!("image {reference} is missing after its pull")))?;
+    }
+
+    /// What the name was found to mean before, unless somebody gave it to another image since.
+    async fn meant(
+        &self,
+        docker: &Docker,
+        key: &Key,
+        local: Option<&str>,
+    ) -> Result<Option<String>, RuntimeError> {
+        let Some(meant) = self.record().get(&key.0, &key.1).cloned() else {
+            return Ok(None);
+        };
+        if local.is_some_and(|local| Some(local) != meant.local.as_deref()) {
+            return Ok(None);
+        }
+        let here = inspect(docker, &meant.id).await?;
+        Ok(here.filter(|here| here.is_for(&key.1)).map(|here| here.id))
+    }
+
+    fn settle(&self, key: &Key, id: &str, local: Option<String>, brought: Option<&str>) {
+        let meant = Meant {
+            image: key.0.clone(),
+            platform: key.1.clone(),
+            id: id.to_owned(),
+            local,
+            used_ms: now_ms(),
+        };
+        self.record().settle(meant, brought);
         self.remember(
-            reference,
+            key,
             Known::Present {
-                id: id.clone(),
+                id: id.to_owned(),
                 at: Instant::now(),
             },
         );
-        Ok(id)
     }
 
     /// The engine said that it does not have it after all.
     pub(crate) fn forget(&self, reference: &str) {
-        self.lock().remove(reference);
+        self.lock().retain(|(name, _), _| name != reference);
     }
 
     /// Some image changed: what was found is looked for again.
@@ -116,7 +191,7 @@ impl Images {
     pub(crate) fn conditions(&self) -> Vec<Condition> {
         self.lock()
             .iter()
-            .filter_map(|(image, known)| match known {
+            .filter_map(|((image, _), known)| match known {
                 Known::Broken { why, .. } => Some(Condition {
                     kind: "image_unavailable",
                     detail: why.clone(),
@@ -128,20 +203,21 @@ impl Images {
             .collect()
     }
 
-    fn trip(&self, reference: &str, why: &str) {
-        let pause = match self.get(reference) {
+    fn trip(&self, key: &Key, why: &str) {
+        let pause = match self.get(key) {
             Some(Known::Broken { pause, .. }) => (pause * 2).min(LONGEST_BREAK),
             _ => BREAK,
         };
         warn!(
-            image = reference,
+            image = key.0,
+            platform = key.1,
             why,
             pause_s = pause.as_secs(),
             "image unavailable"
         );
         let until = Instant::now() + pause;
         self.remember(
-            reference,
+            key,
             Known::Broken {
                 why: why.to_owned(),
                 until,
@@ -150,23 +226,27 @@ impl Images {
         );
     }
 
-    fn fresh(&self, reference: &str) -> Option<String> {
-        match self.get(reference) {
+    fn fresh(&self, key: &Key) -> Option<String> {
+        match self.get(key) {
             Some(Known::Present { id, at }) if at.elapsed() < KNOWN_FOR => Some(id),
             _ => None,
         }
     }
 
-    fn get(&self, reference: &str) -> Option<Known> {
-        self.lock().get(reference).cloned()
+    fn get(&self, key: &Key) -> Option<Known> {
+        self.lock().get(key).cloned()
     }
 
-    fn remember(&self, reference: &str, known: Known) {
+    fn remember(&self, key: &Key, known: Known) {
         let mut map = self.lock();
-        if map.len() >= MAX_REMEMBERED && !map.contains_key(reference) {
+        if map.len() >= MAX_REMEMBERED && !map.contains_key(key) {
             map.pop_first();
         }
-        map.insert(reference.to_owned(), known);
+        map.insert(key.clone(), known);
+    }
+
+    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gate(&self, reference: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -176,7 +256,7 @@ impl Images {
         pulls.entry(reference.to_owned()).or_default().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Known>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -188,13 +268,74 @@ fn unavailable(detail: String) -> RuntimeError {
     }
 }
 
-async fn inspect(docker: &Docker, reference: &str) -> Result<Option<String>, RuntimeError> {
+async fn inspect(docker: &Docker, reference: &str) -> Result<Option<Here>, RuntimeError> {
     let what = format!("inspecting image {reference}");
     match tokio::time::timeout(crate::engine::CALL, docker.inspect_image(reference)).await {
-        Ok(Ok(image)) => Ok(image.id),
+        Ok(Ok(image)) => Ok(image.id.map(|id| Here {
+            id,
+            architecture: image.architecture.unwrap_or_default(),
+            digests: image.repo_digests.unwrap_or_default(),
+            tags: image.repo_tags.unwrap_or_default(),
+        })),
         Ok(Err(error)) if status(&error) == Some(404) => Ok(None),
         Ok(Err(error)) => Err(failed(&what, &error)),
         Err(_) => bounded(&what, std::future::pending()).await,
+    }
+}
+
+/// Ids of all images on the node.
+async fn all(docker: &Docker) -> Result<BTreeSet<String>, String> {
+    let options = ListImagesOptionsBuilder::new().all(true).build();
+    let list = bounded("listing images", docker.list_images(Some(options))).await;
+    let list = list.map_err(|error| error.detail)?;
+    Ok(list.into_iter().map(|image| image.id).collect())
+}
+
+/// Pulls what the name means at its registry. The id, and the name that it was pulled by
+/// if it was not on the node before. Where an image for another architecture has that
+/// name here, the name stays with it.
+async fn fetch(
+    docker: &Docker,
+    reference: &str,
+    platform: &str,
+    name_is_taken: bool,
+) -> Result<(String, Option<String>), String> {
+    let name = match name_is_taken {
+        false => reference.to_owned(),
+        true => pinned(docker, reference).await?,
+    };
+    let before = all(docker).await?;
+    pull_with_backoff(docker, &name, platform).await?;
+    let here = inspect(docker, &name).await.map_err(|error| error.detail)?;
+    let here = here.ok_or_else(|| format!("image {name} is missing after its pull"))?;
+    if !here.is_for(platform) {
+        return Err(format!(
+            "image {reference} is for {} and not for {platform} at its registry",
+            here.architecture
+        ));
+    }
+    let brought = (!before.contains(&here.id)).then_some(name);
+    Ok((here.id, brought))
+}
+
+/// The name of exactly what a tag means at its registry now.
+async fn pinned(docker: &Docker, reference: &str) -> Result<String, String> {
+    if !reference::can_move(reference) {
+        return Ok(reference.to_owned());
+    }
+    let what = format!("asking the registry of {reference}");
+    let asked = bounded(&what, docker.inspect_registry_image(reference, None)).await;
+    let digest = asked.map_err(|error| error.detail)?.descriptor.digest;
+    let digest = digest.ok_or_else(|| format!("{what}: it told no digest"))?;
+    Ok(format!("{}@{digest}", untagged(reference)))
+}
+
+/// The name without its tag, but with its registry.
+fn untagged(reference: &str) -> &str {
+    let folders = reference.rfind('/').map_or(0, |at| at + 1);
+    match reference[folders..].find(':') {
+        Some(at) => &reference[..folders + at],
+        None => reference,
     }
 }
 
@@ -235,19 +376,23 @@ async fn pull_once(docker: &Docker, reference: &str, platform: &str) -> Result<(
 mod tests {
     use super::*;
 
+    fn key(name: &str) -> Key {
+        (name.to_owned(), "linux/amd64".to_owned())
+    }
+
     #[test]
     fn a_broken_image_pauses_longer_each_time_and_is_told() {
         let images = Images::default();
         for expected in [30, 60, 120, 240, 480, 600, 600] {
-            images.trip("x", "no route");
-            let Some(Known::Broken { pause, .. }) = images.get("x") else {
+            images.trip(&key("x"), "no route");
+            let Some(Known::Broken { pause, .. }) = images.get(&key("x")) else {
                 panic!("not broken")
             };
             assert_eq!(pause.as_secs(), expected);
         }
         assert_eq!(images.conditions()[0].image, "x");
         images.remember(
-            "x",
+            &key("x"),
             Known::Present {
                 id: "i".into(),
                 at: Instant::now(),
@@ -260,7 +405,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let images = Images::default();
         for n in 0..1_000 {
-            images.trip(&format!("i{n}"), "x");
+            images.trip(&key(&format!("i{n}")), "x");
         }
         assert_eq!(images.lock().len(), MAX_REMEMBERED);
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use agent_core::containers;
 use agent_core::denied::Denied;
 use agent_core::dialect::Dialect;
-use agent_core::exit::Ended;
+use agent_core::exit::{self, Ended};
 use agent_core::firewall::{PROXY_PORT, Rules};
 use agent_core::gpu::Injection;
 use agent_core::lifecycle::IDLE_GRACE_MS;
@@ -47,7 +47,7 @@ use crate::slots::{Kind, Slots};
 use crate::standby::{self, Pool};
 use crate::translate::container_body;
 use crate::volumes::{Program, Volumes};
-use crate::{disk_watch, events, inside, logs, processes, quota, seccomp, usage};
+use crate::{disk_watch, events, images, inside, logs, processes, quota, seccomp, usage};
 
 /// Notices waiting for the agent; more make their senders wait.
 const NOTICES: usize = 1_024;
@@ -126,7 +126,7 @@ pub(crate) struct Inner {
     docker: OnceLock<(Docker, EngineFacts)>,
     fleet: Mutex<String>,
     sandboxes: Mutex<BTreeMap<String, Arc<Handle>>>,
-    pub(crate) images: Images,
+    pub(crate) images: Arc<Images>,
     pub(crate) standby: Arc<Pool>,
     /// Of siblings: what a job names badly is no condition of the node.
     pub(crate) sibling_images: Arc<Images>,
@@ -186,7 +186,7 @@ impl DockerRuntime {
             docker: OnceLock::new(),
             fleet: Mutex::default(),
             sandboxes: Mutex::default(),
-            images: Images::default(),
+            images: Arc::new(Images::open(&config.state_dir)),
             // One at a time for each processor that may start three.
             standby: Arc::new(Pool::new(
                 config.standby,
@@ -1014,6 +1014,11 @@ impl Inner {
             debug!(runner, "the rest of the output was not waited for");
         }
         let state = container.state.unwrap_or_default();
+        if state.exit_code == Some(i64::from(exit::VERSION_DEPRECATED))
+            && let Some(image) = &container.image
+        {
+            self.images.refused(image);
+        }
         let engine_error = state.error.unwrap_or_default();
         let finished_utc_ms = state.finished_at.as_deref().map_or(0, utc_ms);
         let outage = *lock(&self.outage);
@@ -1202,6 +1207,7 @@ impl Runtime for DockerRuntime {
             let inner = Arc::downgrade(&self.inner);
             tasks.push(tokio::spawn(events::follow(inner.clone())));
             tasks.push(tokio::spawn(disk_watch::watch(inner.clone())));
+            tasks.push(tokio::spawn(images::refresh::keep(inner.clone())));
             tasks.push(tokio::spawn(standby::keep(
                 inner,
                 self.inner.standby.clone(),

@@ -96,10 +96,7 @@ impl Volumes {
         image_id: &str,
         platform: &str,
     ) -> Result<Program, RuntimeError> {
-        let program = Program {
-            bin: self.instance.program_volume("bin", image_id),
-            externals: self.instance.program_volume("ext", image_id),
-        };
+        let program = self.program_of(image_id);
         if self.is_filled(&program) {
             return Ok(program);
         }
@@ -209,6 +206,27 @@ impl Volumes {
             filled.remove(&program.bin);
             filled.remove(&program.externals);
         });
+    }
+
+    /// The image is not used any more: neither are its program volumes.
+    pub(crate) async fn drop_program(
+        &self,
+        docker: &Docker,
+        image_id: &str,
+    ) -> Result<(), RuntimeError> {
+        let program = self.program_of(image_id);
+        // Nobody fills them meanwhile.
+        let _one = self.filling.lock().await;
+        self.forget(&program);
+        self.delete(docker, &program.bin).await?;
+        self.delete(docker, &program.externals).await
+    }
+
+    fn program_of(&self, image_id: &str) -> Program {
+        Program {
+            bin: self.instance.program_volume("bin", image_id),
+            externals: self.instance.program_volume("ext", image_id),
+        }
     }
 
     /// Makes a work folder that belongs to the runner's user. Made here and not

@@ -17,6 +17,7 @@ mod containers;
 mod disk;
 mod engine;
 mod flood;
+mod images;
 mod luck;
 mod namespaces;
 mod on;

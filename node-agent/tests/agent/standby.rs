@@ -207,6 +207,8 @@ impl Alone {
             min_free_disk: 0,
             job_disk: 0,
             pull: false,
+            image_refresh: None,
+            image_keep: Duration::from_secs(3_600),
             host_cpus: 2,
             profiles: agent_core::sandbox::Offered::default(),
             runtimes: agent_core::sandbox::OfferedRuntimes::default(),

@@ -346,8 +346,6 @@ impl Bench {
             &self.state_dir().to_string_lossy(),
             "--premade-slots",
             "2",
-            "--pull",
-            "false",
             "--min-free-disk",
             "64MiB",
         ]
@@ -359,6 +357,9 @@ impl Bench {
         // A standby would be a container too many for scenarios that count them.
         if !self.extra.iter().any(|text| text.starts_with("--standby")) {
             list.extend(["--standby-enabled".to_owned(), "false".to_owned()]);
+        }
+        if !self.extra.iter().any(|text| text == "--pull") {
+            list.extend(["--pull".to_owned(), "false".to_owned()]);
         }
         if !self.extra.iter().any(|text| text == "--engine-socket") {
             list.extend(["--engine-socket".to_owned(), self.on.socket()]);
