@@ -5,9 +5,7 @@
 //! out by Debian's qemu-user through binfmt_misc, since this host is x64, and that the
 //! host is arm64 is a recorded tree and one word of the engine's. Native ARM is not met.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use longshore_proto::v1 as pb;
@@ -15,43 +13,20 @@ use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_exit::Cause;
 
 use crate::arm_engine::ArmEngine;
+use crate::layout;
 use crate::on::On;
-use crate::support::{Bench, Desired, LISTENER, run};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
-        .canonicalize()
-        .unwrap()
-}
+use crate::support::{Bench, Desired, run};
 
 /// An arm64 host, as its files show it.
 fn recorded() -> String {
-    let tree = root().join("node-agent/detect/fixtures/arm64-tree");
+    let tree = layout::root().join("node-agent/detect/fixtures/arm64-tree");
     tree.display().to_string()
 }
 
 /// An image for arm64: its shell is one, and its runner program a script of that shell.
 fn image() -> String {
     static IMAGE: OnceLock<String> = OnceLock::new();
-    let make = || {
-        let dir = tempfile::tempdir().unwrap();
-        let program = dir.path().join("runner");
-        // It is both programs, by the name it is called by.
-        let worker = "case $0 in *Runner.Worker) . /home/runner/.job; exit;; esac\n";
-        let script = LISTENER.replacen('\n', &format!("\n{worker}"), 1);
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let built = Command::new(root().join("tests/demo-runner/image/build"))
-            .args(["arm64", "--runner"])
-            .arg(&program)
-            .output()
-            .unwrap();
-        let words = String::from_utf8_lossy(&built.stderr);
-        assert!(built.status.success(), "{words}");
-        String::from_utf8(built.stdout).unwrap().trim().to_owned()
-    };
-    IMAGE.get_or_init(make).clone()
+    IMAGE.get_or_init(|| layout::image(&["arm64"])).clone()
 }
 
 fn on_platform(image: &str, platform: &str) -> Desired {

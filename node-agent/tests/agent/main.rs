@@ -18,6 +18,7 @@ mod disk;
 mod engine;
 mod flood;
 mod images;
+mod layout;
 mod luck;
 mod namespaces;
 mod on;
