@@ -10,7 +10,7 @@ use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_exit::Cause;
 
 use crate::on::On;
-use crate::support::{self, Bench, DEADLINE, run};
+use crate::support::{self, Bench, deadline, run};
 
 const REGISTRY: &str = "127.0.0.1:5000";
 
@@ -49,7 +49,7 @@ impl Registry {
         while !on.run(&format!(
             "busybox wget -q -O /dev/null http://{REGISTRY}/v2/"
         )) {
-            assert!(begin.elapsed() < DEADLINE, "the registry does not listen");
+            assert!(begin.elapsed() < deadline(), "the registry does not listen");
             std::thread::sleep(Duration::from_millis(50));
         }
         Self {
@@ -114,14 +114,17 @@ async fn becomes(bench: &mut Bench, image: &str, id: &str) {
         if now == id {
             return;
         }
-        assert!(begin.elapsed() < DEADLINE, "{image} is {now} and not {id}");
+        assert!(
+            begin.elapsed() < deadline(),
+            "{image} is {now} and not {id}"
+        );
     }
 }
 
 async fn until(what: &str, is: impl Fn() -> bool) {
     let begin = Instant::now();
     while !is() {
-        assert!(begin.elapsed() < DEADLINE, "waited in vain for: {what}");
+        assert!(begin.elapsed() < deadline(), "waited in vain for: {what}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
