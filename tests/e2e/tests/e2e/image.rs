@@ -22,25 +22,34 @@ fn root() -> PathBuf {
 /// Name of the image with the stand-in runner program; builds it when it is not there.
 pub(crate) fn runner() -> &'static str {
     static IMAGE: OnceLock<String> = OnceLock::new();
-    IMAGE.get_or_init(|| {
-        let program = static_runner();
-        let output = Command::new(root().join("tests/demo-runner/image/build"))
-            .current_dir(root())
-            .arg("--json")
-            .arg("--runner")
-            .arg(&program)
-            .output()
-            .expect("run tests/demo-runner/image/build");
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "build the runner image: {stderr}");
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        let last: Value = serde_json::from_str(stdout.lines().last().unwrap_or_default())
-            .unwrap_or_else(|e| panic!("the last line is no JSON ({e}): {stdout}"));
-        last["image"]
-            .as_str()
-            .expect("name of the image")
-            .to_owned()
-    })
+    IMAGE.get_or_init(|| build(&[]))
+}
+
+/// The same for amd64 or arm64: steps are of that architecture, the runner program is this machine's.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn runner_for(arch: &str) -> String {
+    tokio::task::block_in_place(|| build(&[arch]))
+}
+
+fn build(more: &[&str]) -> String {
+    let program = static_runner();
+    let output = Command::new(root().join("tests/demo-runner/image/build"))
+        .current_dir(root())
+        .args(more)
+        .arg("--json")
+        .arg("--runner")
+        .arg(&program)
+        .output()
+        .expect("run tests/demo-runner/image/build");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "build the runner image: {stderr}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let last: Value = serde_json::from_str(stdout.lines().last().unwrap_or_default())
+        .unwrap_or_else(|e| panic!("the last line is no JSON ({e}): {stdout}"));
+    last["image"]
+        .as_str()
+        .expect("name of the image")
+        .to_owned()
 }
 
 /// The runner program without shared libraries: it runs in an image that holds nothing else.

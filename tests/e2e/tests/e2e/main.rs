@@ -5,8 +5,12 @@
 //! The programs must be built beforehand (`cargo build --workspace --bins`); `make test` does.
 
 mod admission;
+// On ARM every other test is the test of it.
+#[cfg(target_arch = "x86_64")]
+mod arm;
 mod burst;
 mod cli;
+mod containers;
 mod crashes;
 mod demo;
 mod durability;

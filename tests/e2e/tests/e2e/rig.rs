@@ -54,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) own_engine: Option<&'static str>,
     /// Folder in which that engine looks for programs first.
     pub(crate) engine_tools: Option<PathBuf>,
+    /// The agents speak to the engine here; absent: at its usual socket.
+    pub(crate) engine_socket: Option<PathBuf>,
     /// Further environment of the agents.
     pub(crate) agent_env: Vec<(String, String)>,
     /// The scheduler starts over this database.
@@ -228,6 +230,7 @@ impl Rig {
                 run: &id.run,
                 more: otlp.clone(),
                 env: settings.agent_env.clone(),
+                socket: settings.engine_socket.clone(),
             };
             nodes.push(Node::start(&binaries, folder.path(), &scheduler, plan).await);
         }

@@ -1,7 +1,7 @@
 //! One agent with addresses of its own, on the usual engine or on one of its own.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bollard::Docker;
@@ -34,6 +34,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) more: Vec<String>,
     /// Further environment.
     pub(crate) env: Vec<(String, String)>,
+    /// Where it finds this host's engine; absent: at its usual socket.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 impl Node {
@@ -44,10 +46,13 @@ impl Node {
         mut plan: Plan<'_>,
     ) -> Node {
         let (socket, inside, engine) = match &mut plan.own {
-            None => (ENGINE_SOCKET.to_owned(), Vec::new(), usual_engine().await),
+            None => {
+                let socket = plan.socket.unwrap_or_else(|| ENGINE_SOCKET.into());
+                (socket, Vec::new(), usual_engine().await)
+            }
             Some(own) => {
                 own.tunnel_to(scheduler.listen.nodes.parse().expect("an address"));
-                (own.socket(), own.inside(), own.client().await)
+                (own.socket().into(), own.inside(), own.client().await)
             }
         };
         let id = &plan.claim.identity;
@@ -57,7 +62,7 @@ impl Node {
             node: id.node.clone(),
             state: folder.join(format!("agent-{}", id.run)),
             scheduler: format!("http://{}", scheduler.listen.nodes),
-            engine_socket: Some(socket.into()),
+            engine_socket: Some(socket),
             slots_cidr: Some(id.slots_cidr.clone()),
             max_runners: plan.max_runners,
             more: plan.more,
