@@ -15,8 +15,9 @@ use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
 use zeroize::Zeroizing;
 
-use crate::broker::desk::{self, Desk, failed};
+use crate::broker::desk::{self, Desk};
 use crate::broker::{self, Door, key};
+use crate::engine::{refused, remove_container};
 use crate::recover::{container_label, inspect};
 use crate::runtime::{Handle, Inner, lock};
 
@@ -37,18 +38,18 @@ impl Inner {
     ) -> Result<Option<Zeroizing<String>>, RuntimeError> {
         let slot = handle
             .slot
-            .ok_or_else(|| failed("a job with containers needs a slot".into()))?;
+            .ok_or_else(|| refused("a job with containers needs a slot".into()))?;
         let gateway: Ipv4Addr = self
             .config
             .slots_cidr
             .net(slot)
             .and_then(|net| net.gateway.parse().ok())
-            .ok_or_else(|| failed(format!("slot {slot} is outside slots_cidr")))?;
+            .ok_or_else(|| refused(format!("slot {slot} is outside slots_cidr")))?;
         let key = key::load(&self.config.state_dir)
-            .map_err(|error| failed(format!("the key for jobs' containers: {error}")))?;
+            .map_err(|error| refused(format!("the key for jobs' containers: {error}")))?;
         let told = inspect(docker, &handle.container)
             .await?
-            .ok_or_else(|| failed("the sandbox is gone".into()))?;
+            .ok_or_else(|| refused("the sandbox is gone".into()))?;
         // A slot's network and its bridge have one name.
         let bridge = told
             .host_config
@@ -77,7 +78,7 @@ impl Inner {
         };
         let door = Door::open(gateway, secret, desk)
             .await
-            .map_err(|error| failed(format!("listening on {gateway}:{PORT}: {error}")))?;
+            .map_err(|error| refused(format!("listening on {gateway}:{PORT}: {error}")))?;
         let hole = firewall::Door {
             bridge: self.slots.network(slot, handle.kind),
             gateway,
@@ -148,7 +149,7 @@ impl Inner {
         }
         let instance = self.config.instance.as_str();
         for id in desk::siblings(docker, instance, &handle.container).await? {
-            desk::remove(docker, &id).await?;
+            remove_container(docker, &id).await?;
         }
         Ok(())
     }

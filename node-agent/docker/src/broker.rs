@@ -18,10 +18,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use crate::engine::refused;
 use crate::runtime::lock;
 
+mod coming_up;
 pub(crate) mod desk;
 pub(crate) mod key;
+mod steps;
 
 use desk::{Desk, Ongoing};
 
@@ -219,7 +222,7 @@ impl Reply {
 
 /// An answer that nobody took.
 pub(crate) fn unheard(error: std::io::Error) -> RuntimeError {
-    desk::failed(format!("telling the job: {error}"))
+    refused(format!("telling the job: {error}"))
 }
 
 #[cfg(test)]

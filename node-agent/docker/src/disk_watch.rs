@@ -17,7 +17,8 @@ use crate::engine::EngineFacts;
 use crate::measure;
 use crate::quota::NOTHING_LEFT;
 use crate::recover::inspect;
-use crate::runtime::{Handle, Inner, lock, space_of};
+use crate::runtime::{Handle, Inner, lock};
+use crate::space::space_of;
 
 const TICK: Duration = Duration::from_secs(1);
 /// Pause after a walk, in lengths of that walk: five hundredths of one processor.

@@ -10,12 +10,13 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use agent_core::denied::Denied;
-use agent_core::model::{Condition, ErrorReason};
+use agent_core::model::Condition;
 use agent_core::names::{Fnv, Instance};
 use agent_core::runtime::RuntimeError;
 use agent_egress::control::{Answer, Open, Request, call};
 use tracing::{info, warn};
 
+use crate::engine::refused;
 use crate::runtime::lock;
 
 /// The program beside the agent's own.
@@ -84,10 +85,7 @@ impl Egress {
     /// Opens a slot's proxy; it stays open until `close`, whatever becomes of the agent.
     pub(crate) async fn open(&self, slot: u32, open: Open) -> Result<(), RuntimeError> {
         let opened = self.tell(&Request::Open(open.clone())).await;
-        opened.map_err(|detail| RuntimeError {
-            reason: ErrorReason::StartFailed,
-            detail,
-        })?;
+        opened.map_err(refused)?;
         lock(&self.wanted).insert(slot, open);
         Ok(())
     }

@@ -10,7 +10,9 @@ use agent_core::sandbox::Filter;
 use agent_core::sandbox::runtime_class::Registered;
 use bollard::Docker;
 use bollard::errors::Error;
+use bollard::query_parameters::{KillContainerOptionsBuilder, RemoveContainerOptionsBuilder};
 use serde::Serialize;
+use tracing::debug;
 
 /// Bound of one call to the engine. A start waits behind others when busy.
 pub(crate) const CALL: Duration = Duration::from_secs(120);
@@ -241,6 +243,57 @@ pub(crate) fn failed(what: &str, error: &Error) -> RuntimeError {
         reason,
         detail: format!("{what}: {text}"),
     }
+}
+
+/// What could not be done for a sandbox, in our words.
+pub(crate) fn refused(detail: String) -> RuntimeError {
+    RuntimeError {
+        reason: ErrorReason::StartFailed,
+        detail,
+    }
+}
+
+/// Sends a signal to a container; one that does not run is left alone.
+pub(crate) async fn kill(
+    docker: &Docker,
+    container: &str,
+    signal: &str,
+) -> Result<(), RuntimeError> {
+    let options = KillContainerOptionsBuilder::new().signal(signal).build();
+    bounded(&format!("sending {signal} to {container}"), async {
+        match docker.kill_container(container, Some(options)).await {
+            // Not there or not running: that is what was wanted.
+            Err(error) if matches!(status(&error), Some(404 | 409)) => Ok(()),
+            other => other,
+        }
+    })
+    .await
+}
+
+/// Removes a container with its anonymous volumes, running or not; gone is fine.
+pub(crate) async fn remove_container(docker: &Docker, id: &str) -> Result<(), RuntimeError> {
+    // Podman's forced removal interrupts first and waits for the stop timeout. Whether
+    // there was something to kill is worded differently everywhere; removal tells.
+    if let Err(error) = kill(docker, id, "SIGKILL").await {
+        debug!(%error, "nothing to kill before the removal");
+    }
+    let options = RemoveContainerOptionsBuilder::new()
+        .force(true)
+        .v(true)
+        .build();
+    bounded(&format!("removing container {id}"), async {
+        match gone_is_fine(docker.remove_container(id, Some(options)).await) {
+            // Somebody is removing it already.
+            Err(error)
+                if status(&error) == Some(409)
+                    && error.to_string().contains("already in progress") =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    })
+    .await
 }
 
 pub(crate) fn down(detail: String) -> RuntimeError {

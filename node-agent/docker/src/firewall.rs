@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use agent_core::denied::{Denied, Reading, Tally};
 use agent_core::firewall::{Door, Rules};
-use agent_core::model::{Condition, ErrorReason};
+use agent_core::model::Condition;
 use agent_core::runtime::RuntimeError;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tracing::{debug, info, warn};
 
 use crate::config::FirewallTool;
+use crate::engine::refused;
 use crate::runtime::lock;
 
 const TOOL: Duration = Duration::from_secs(10);
@@ -74,10 +75,7 @@ impl Firewall {
                 }
                 state.verified = None;
                 state.problem = Some(detail.clone());
-                Err(RuntimeError {
-                    reason: ErrorReason::StartFailed,
-                    detail,
-                })
+                Err(refused(detail))
             }
         }
     }
@@ -368,13 +366,6 @@ impl Firewall {
             }
         }
         Ok(())
-    }
-}
-
-fn refused(detail: String) -> RuntimeError {
-    RuntimeError {
-        reason: ErrorReason::StartFailed,
-        detail,
     }
 }
 

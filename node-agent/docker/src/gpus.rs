@@ -19,7 +19,7 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use tracing::{debug, info, warn};
 
-use crate::engine::{bounded, down, failed};
+use crate::engine::{bounded, down, failed, refused, remove_container};
 use crate::recover::inspect;
 use crate::runtime::{Inner, lock};
 use crate::translate::container_body;
@@ -160,7 +160,7 @@ impl Inner {
                 by: *by,
             };
             let sight = tokio::time::timeout(PROOF, self.see(docker, place, &lease, &name)).await;
-            if let Err(error) = self.remove_container(docker, &name).await {
+            if let Err(error) = remove_container(docker, &name).await {
                 debug!(%error, "a proving container is removed at the next start");
             }
             let judged = match sight {
@@ -224,12 +224,11 @@ impl Inner {
         }
         let line = said.lines().find(|line| line.starts_with('{'));
         line.and_then(|line| serde_json::from_str(line).ok())
-            .ok_or_else(|| RuntimeError {
-                reason: ErrorReason::StartFailed,
-                detail: format!(
+            .ok_or_else(|| {
+                refused(format!(
                     "the container did not say what it saw, but: {}",
                     said.trim().chars().take(500).collect::<String>()
-                ),
+                ))
             })
     }
 }

@@ -6,35 +6,38 @@
 //! silence then means a rule, not that nobody was there. The neighbour is a second
 //! sandbox in a slot of its own.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use agent_core::dialect;
 use agent_core::model::{ErrorReason, RunnerSpec};
-use agent_core::names::{Fnv, label};
-use agent_core::probe::{self, ARGUMENTS, PROGRAM, Probed};
+use agent_core::names::label;
+use agent_core::probe::{self, Probed};
 use agent_core::runtime::RuntimeError;
 use agent_core::sandbox::{self, Request};
 use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    ListImagesOptionsBuilder, LogsOptionsBuilder, RemoveImageOptionsBuilder,
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, LogsOptionsBuilder,
 };
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::debug;
 
-use crate::engine::{EngineFacts, bounded, gone_is_fine, status};
+use crate::ending::remove_group;
+use crate::engine::{EngineFacts, bounded, refused, remove_container, status};
 use crate::loops::Loop;
 use crate::recover::inspect;
-use crate::runtime::{Inner, remove_group};
+use crate::runtime::Inner;
 use crate::slots::Kind;
 use crate::translate::container_body;
 use crate::volumes::Program;
+
+mod image;
+
+use image::archive;
 
 /// From the start of the program to the end of its output: seconds, but for an emulated host.
 const LOOK: Duration = Duration::from_secs(100);
@@ -301,7 +304,7 @@ impl Inner {
             .into_iter()
             .flatten()
             .find_map(|(_, network)| network.ip_address?.parse::<IpAddr>().ok())
-            .ok_or_else(|| failure("the probe's neighbour has no address".into()))?;
+            .ok_or_else(|| refused("the probe's neighbour has no address".into()))?;
         let options = LogsOptionsBuilder::new()
             .follow(true)
             .stdout(true)
@@ -346,7 +349,7 @@ impl Inner {
         };
         let output = match tokio::time::timeout(LOOK, converse(docker, &look, &input)).await {
             Ok(output) => output,
-            Err(_) => Err(failure(format!(
+            Err(_) => Err(refused(format!(
                 "the probe did not end within {} s",
                 LOOK.as_secs()
             ))),
@@ -360,7 +363,7 @@ impl Inner {
             .ok()
             .and_then(|seen| seen.as_ref()?.state.as_ref()?.exit_code);
         if checks.is_empty() || !matches!(code, Some(0 | 1)) {
-            return Err(failure(format!(
+            return Err(refused(format!(
                 "the probe ended with code {code:?} and said: {}",
                 output.chars().take(400).collect::<String>()
             )));
@@ -402,109 +405,18 @@ impl Inner {
 
     /// Removes a sandbox and sees that it is gone.
     async fn unmake(&self, docker: &Docker, look: &Look) -> Result<(), RuntimeError> {
-        self.remove_container(docker, &look.container).await?;
+        remove_container(docker, &look.container).await?;
         self.volumes.delete(docker, &look.volume).await?;
         remove_group(&look.group).await;
         if inspect(docker, &look.container).await?.is_some() {
-            return Err(failure(format!("{} is still there", look.container)));
+            return Err(refused(format!("{} is still there", look.container)));
         }
         match docker.inspect_volume(&look.volume).await {
             Err(error) if status(&error) == Some(404) => Ok(()),
-            Ok(_) => Err(failure(format!("volume {} is still there", look.volume))),
-            Err(error) => Err(failure(format!("looking for a volume: {error}"))),
+            Ok(_) => Err(refused(format!("volume {} is still there", look.volume))),
+            Err(error) => Err(refused(format!("looking for a volume: {error}"))),
         }
     }
-
-    /// An image that holds the program and nothing else, made without a registry.
-    async fn own_image(&self, docker: &Docker, platform: &str) -> Result<String, RuntimeError> {
-        let mut hash = Fnv::default();
-        hash.write(agent_probe::PROGRAM);
-        let repository = self.own_repository();
-        let tag = format!("{:016x}", hash.0);
-        let name = format!("{repository}:{tag}");
-        let options = CreateImageOptionsBuilder::new()
-            .from_src("-")
-            .repo(&repository)
-            .tag(&tag)
-            .platform(platform)
-            // By it the image is found again when this process ends before the probe does.
-            .changes(vec![format!("LABEL {}", self.image_labels().join(" "))])
-            .build();
-        let body = bollard::body_full(root()?.into());
-        bounded("making the probe's image", async {
-            let mut made = std::pin::pin!(docker.create_image(Some(options), Some(body), None));
-            let mut last = None;
-            while let Some(step) = made.next().await {
-                last = step?.status.or(last);
-            }
-            Ok(last)
-        })
-        .await?
-        .map(|id| id.trim().trim_start_matches("sha256:").to_owned())
-        // By its id: not every engine gives it the name that it is asked to give.
-        .filter(|id| id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()))
-        .map(|id| format!("sha256:{id}"))
-        .ok_or_else(|| failure(format!("making image {name}: the engine told no id")))
-    }
-
-    fn own_repository(&self) -> String {
-        format!("{PROGRAM}-{}", self.config.instance.as_str())
-    }
-
-    /// Removes the image that a look which was broken off left.
-    pub(crate) async fn remove_own_images(&self, docker: &Docker) -> Result<(), RuntimeError> {
-        let filters = HashMap::from([("reference", vec![self.own_repository()])]);
-        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
-        let what = "listing the probe's images";
-        for image in bounded(what, docker.list_images(Some(options))).await? {
-            self.forget_own_image(docker, &image.id).await;
-        }
-        Ok(())
-    }
-
-    async fn forget_own_image(&self, docker: &Docker, name: &str) {
-        if let Err(error) = remove_image(docker, name).await {
-            warn!(%error, "left an image behind; it is removed at the next start");
-        }
-        self.images.forget(name);
-    }
-
-    /// Both are needed: an image that a person makes from a sandbox has the first one.
-    fn image_labels(&self) -> [String; 2] {
-        let instance = self.config.instance.as_str();
-        [
-            format!("{}={instance}", label::INSTANCE),
-            format!("{}=probe-image", label::ROLE),
-        ]
-    }
-
-    /// Removes images that an earlier process of this agent made for its probes.
-    pub(crate) async fn sweep_own_images(&self, docker: &Docker) -> Result<(), RuntimeError> {
-        // One that runs now needs its image.
-        let Ok(_one) = self.probing.try_lock() else {
-            return Ok(());
-        };
-        let filters = HashMap::from([("label", self.image_labels().to_vec())]);
-        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
-        let list = bounded("listing own images", docker.list_images(Some(options))).await?;
-        for image in list {
-            remove_image(docker, &image.id).await?;
-        }
-        Ok(())
-    }
-}
-
-async fn remove_image(docker: &Docker, name: &str) -> Result<(), RuntimeError> {
-    let options = RemoveImageOptionsBuilder::new().force(true).build();
-    bounded(&format!("removing the probe's image {name}"), async {
-        gone_is_fine(
-            docker
-                .remove_image(name, Some(options), None)
-                .await
-                .map(drop),
-        )
-    })
-    .await
 }
 
 /// Starts the sandbox, hands the input over, and reads until it ends.
@@ -541,10 +453,10 @@ async fn converse(docker: &Docker, look: &Look, input: &[u8]) -> Result<String, 
     let mut output = Vec::new();
     let mut logs = std::pin::pin!(docker.logs(&look.container, Some(options)));
     while let Some(piece) = logs.next().await {
-        let piece = piece.map_err(|error| failure(format!("reading the probe: {error}")))?;
+        let piece = piece.map_err(|error| refused(format!("reading the probe: {error}")))?;
         output.extend_from_slice(&piece.into_bytes());
         if output.len() > MOST_OUTPUT {
-            return Err(failure("the probe said too much".into()));
+            return Err(refused("the probe said too much".into()));
         }
     }
     Ok(String::from_utf8_lossy(&output).into_owned())
@@ -589,68 +501,6 @@ fn primary_address() -> Option<IpAddr> {
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
-/// The program and its arguments for a job's image.
-fn archive(told: &[String]) -> Result<Vec<u8>, RuntimeError> {
-    let mut builder = tar::Builder::new(Vec::new());
-    add(&mut builder, PROGRAM, 0o700, agent_probe::PROGRAM)?;
-    add(&mut builder, ARGUMENTS, 0o600, told.join("\n").as_bytes())?;
-    builder
-        .into_inner()
-        .map_err(|error| failure(format!("packing the probe: {error}")))
-}
-
-/// The agent's own image.
-fn root() -> Result<Vec<u8>, RuntimeError> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for folder in [
-        "dev",
-        "etc",
-        "home",
-        "home/runner",
-        "proc",
-        "run",
-        "sbin",
-        "sys",
-        "tmp",
-    ] {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(tar::EntryType::Directory);
-        header.set_size(0);
-        // The engine gives a tmpfs the mode of the folder below it.
-        header.set_mode(if folder == "tmp" { 0o1777 } else { 0o755 });
-        header.set_mtime(0);
-        builder
-            .append_data(&mut header, folder, std::io::empty())
-            .map_err(|error| failure(format!("packing the probe's image: {error}")))?;
-    }
-    add(&mut builder, PROGRAM, 0o755, agent_probe::PROGRAM)?;
-    builder
-        .into_inner()
-        .map_err(|error| failure(format!("packing the probe's image: {error}")))
-}
-
-fn add(
-    builder: &mut tar::Builder<Vec<u8>>,
-    name: &str,
-    mode: u32,
-    content: &[u8],
-) -> Result<(), RuntimeError> {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(content.len() as u64);
-    header.set_mode(mode);
-    header.set_mtime(0);
-    builder
-        .append_data(&mut header, name, content)
-        .map_err(|error| failure(format!("packing {name}: {error}")))
-}
-
-fn failure(detail: String) -> RuntimeError {
-    RuntimeError {
-        reason: ErrorReason::StartFailed,
-        detail,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bollard::models::{HostConfig, HostConfigLogConfig};
@@ -677,19 +527,5 @@ mod tests {
         assert!(log_cap(&seen("none", None), "docker").0);
         assert!(!log_cap(&seen("json-file", None), "docker").0);
         assert!(!log_cap(&ContainerInspectResponse::default(), "docker").0);
-    }
-
-    #[test]
-    fn the_agents_own_image_holds_the_program_and_folders_alone() {
-        let tar = root().unwrap();
-        let mut archive = tar::Archive::new(tar.as_slice());
-        let files: Vec<String> = archive
-            .entries()
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .filter(|entry| entry.header().entry_type().is_file())
-            .map(|entry| entry.path().unwrap().display().to_string())
-            .collect();
-        assert_eq!(files, [PROGRAM]);
     }
 }

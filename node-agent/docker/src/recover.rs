@@ -13,7 +13,7 @@ use bollard::query_parameters::ListContainersOptionsBuilder;
 use tracing::{info, warn};
 
 use crate::beside::has_containers;
-use crate::engine::{bounded, status};
+use crate::engine::{bounded, remove_container, status};
 use crate::runtime::{Handle, Inner};
 use crate::slots::Kind;
 use crate::usage;
@@ -52,7 +52,7 @@ impl Inner {
                     container = name,
                     role, "removing what was never handed over"
                 );
-                if let Err(error) = self.remove_container(docker, &id).await {
+                if let Err(error) = remove_container(docker, &id).await {
                     warn!(%error, "left a container behind");
                 }
                 continue;
@@ -97,7 +97,7 @@ impl Inner {
             if !handles
                 .values()
                 .any(|handle: &Handle| handle.container == of)
-                && let Err(error) = self.remove_container(docker, &id).await
+                && let Err(error) = remove_container(docker, &id).await
             {
                 warn!(%error, "left a job's container behind");
             }

@@ -3,17 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use agent_core::model::ErrorReason;
 use agent_core::runtime::RuntimeError;
 use agent_core::sandbox::VolumeMount;
 use agent_core::tools::{self, File};
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig};
-use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
-};
+use bollard::query_parameters::{CreateContainerOptionsBuilder, UploadToContainerOptionsBuilder};
 
-use crate::engine::{bounded, gone_is_fine};
+use crate::engine::{bounded, refused, remove_container};
 use crate::translate::volume_mount;
 
 /// Uploads every file to a volume that is empty.
@@ -24,10 +21,8 @@ pub(crate) async fn fill(
     image_id: &str,
     platform: &str,
 ) -> Result<(), RuntimeError> {
-    let archive = archive(&tools::files()).map_err(|error| RuntimeError {
-        reason: ErrorReason::StartFailed,
-        detail: format!("packing the files of {volume}: {error}"),
-    })?;
+    let archive = archive(&tools::files())
+        .map_err(|error| refused(format!("packing the files of {volume}: {error}")))?;
     let mount = VolumeMount {
         volume: volume.to_owned(),
         target: tools::ROOT.into(),
@@ -65,14 +60,7 @@ pub(crate) async fn fill(
         ),
     )
     .await;
-    let options = RemoveContainerOptionsBuilder::new()
-        .force(true)
-        .v(true)
-        .build();
-    let removed = bounded("removing a filler container", async {
-        gone_is_fine(docker.remove_container(&created.id, Some(options)).await)
-    })
-    .await;
+    let removed = remove_container(docker, &created.id).await;
     uploaded.and(removed)
 }
 

@@ -4,20 +4,19 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use agent_core::model::ErrorReason;
 use agent_core::names::{Instance, label};
 use agent_core::runtime::RuntimeError;
 use agent_core::sandbox::{RUNNER_ROOT, RUNNER_UID, VolumeMount};
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, HostConfig, ResourcesUlimits, VolumeCreateRequest};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
-    RemoveVolumeOptionsBuilder, WaitContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, ListVolumesOptionsBuilder, RemoveVolumeOptionsBuilder,
+    WaitContainerOptionsBuilder,
 };
 use futures_util::StreamExt;
 use tracing::{debug, info, warn};
 
-use crate::engine::{bounded, gone_is_fine};
+use crate::engine::{bounded, gone_is_fine, refused, remove_container};
 use crate::loops::Loop;
 use crate::mounts::EngineMounts;
 use crate::quota::{MOUNT_OPTIONS, Quota};
@@ -132,12 +131,9 @@ impl Volumes {
             .run_once(docker, "filler", image_id, platform, &test, &mounts, false)
             .await?;
         if code != 0 {
-            return Err(RuntimeError {
-                reason: ErrorReason::StartFailed,
-                detail: format!(
-                    "image {image_id} has no runnable {RUNNER_ROOT}/bin/Runner.Listener; use an image in the layout of GitHub's runner image"
-                ),
-            });
+            return Err(refused(format!(
+                "image {image_id} has no runnable {RUNNER_ROOT}/bin/Runner.Listener; use an image in the layout of GitHub's runner image"
+            )));
         }
         info!(
             image = image_id,
@@ -325,12 +321,9 @@ impl Volumes {
             .await?
         {
             0 => Ok(()),
-            code => Err(RuntimeError {
-                reason: ErrorReason::StartFailed,
-                detail: format!(
-                    "the work folder {volume} could not be given to the runner's user (code {code})"
-                ),
-            }),
+            code => Err(refused(format!(
+                "the work folder {volume} could not be given to the runner's user (code {code})"
+            ))),
         }
     }
 
@@ -413,14 +406,7 @@ impl Volumes {
             bounded(&format!("waiting for a {role} container"), wait).await
         }
         .await;
-        let options = RemoveContainerOptionsBuilder::new()
-            .force(true)
-            .v(true)
-            .build();
-        let removed = bounded(&format!("removing a {role} container"), async {
-            gone_is_fine(docker.remove_container(&created.id, Some(options)).await)
-        })
-        .await;
+        let removed = remove_container(docker, &created.id).await;
         let code = code?;
         removed?;
         Ok(code)

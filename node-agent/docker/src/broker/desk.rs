@@ -5,38 +5,27 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use agent_core::containers::{self, Command, Health, Job, MAX_SIBLINGS, Service, Sibling, waiting};
-use agent_core::model::ErrorReason;
 use agent_core::names::label;
 use agent_core::runtime::RuntimeError;
 use bollard::Docker;
-use bollard::container::LogOutput;
-use bollard::errors::Error;
-use bollard::exec::{CreateExecOptions, StartExecResults};
-use bollard::models::{ContainerInspectResponse, HealthConfig, HealthStatusEnum};
+use bollard::models::{ContainerInspectResponse, HealthConfig};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
-    RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder, WaitContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, ListContainersOptionsBuilder, UploadToContainerOptionsBuilder,
 };
-use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tracing::warn;
 
+use super::steps::kill_group;
 use super::{Done, Reply, unheard};
-use crate::engine::{bounded, gone_is_fine};
+use crate::engine::{bounded, refused, remove_container};
 use crate::images::Images;
 use crate::recover::{container_label, inspect};
 use crate::runtime::lock;
 use crate::translate::container_body;
 use crate::usage;
 
-/// How long services may take to say that they are ready.
-const READY: Duration = Duration::from_secs(300);
-const LOOK: Duration = Duration::from_millis(250);
-/// Lines of a service that did not come up, for the job's log.
-const LAST_WORDS: &str = "20";
 /// What the container of `container:` is in its job.
 const JOB_CONTAINER: &str = "the job container";
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -60,13 +49,6 @@ pub(crate) struct Desk {
 pub(crate) enum Ongoing {
     Container(String),
     Exec(String),
-}
-
-pub(crate) fn failed(detail: String) -> RuntimeError {
-    RuntimeError {
-        reason: ErrorReason::StartFailed,
-        detail,
-    }
 }
 
 /// Containers beside a job, by the label that names it.
@@ -93,17 +75,6 @@ pub(crate) async fn siblings(
         .into_iter()
         .filter_map(|container| container.id)
         .collect())
-}
-
-pub(crate) async fn remove(docker: &Docker, id: &str) -> Result<(), RuntimeError> {
-    let options = RemoveContainerOptionsBuilder::new()
-        .force(true)
-        .v(true)
-        .build();
-    bounded(&format!("removing container {id}"), async {
-        gone_is_fine(docker.remove_container(id, Some(options)).await)
-    })
-    .await
 }
 
 impl Desk {
@@ -153,7 +124,7 @@ impl Desk {
     pub(super) async fn abandon(&self, left: Ongoing) {
         match left {
             Ongoing::Container(id) => {
-                if let Err(error) = remove(&self.docker, &id).await {
+                if let Err(error) = remove_container(&self.docker, &id).await {
                     warn!(%error, "a step's container stays until its job ends");
                 }
             }
@@ -173,7 +144,7 @@ impl Desk {
     async fn clean_up(&self) -> Result<(), RuntimeError> {
         lock(&self.container).take();
         for id in siblings(&self.docker, &self.instance, &self.job.container).await? {
-            remove(&self.docker, &id).await?;
+            remove_container(&self.docker, &id).await?;
         }
         Ok(())
     }
@@ -241,13 +212,13 @@ impl Desk {
                 return Ok(id);
             }
         }
-        Err(failed(
+        Err(refused(
             "this job has no container: to run the step in".into(),
         ))
     }
 
     /// Holds the job and its siblings together to what the job was given.
-    fn bound(&self) -> Result<(), RuntimeError> {
+    pub(super) fn bound(&self) -> Result<(), RuntimeError> {
         let resources = self.job.resources;
         usage::bound(
             Path::new(usage::ROOT),
@@ -256,7 +227,7 @@ impl Desk {
             resources.cpu_millis,
         )
         .map_err(|why| {
-            failed(format!(
+            refused(format!(
                 "this node cannot hold a job's containers to the job's limits, so it makes none: {why}"
             ))
         })
@@ -277,7 +248,7 @@ impl Desk {
             .open(&self.hosts)
             .and_then(|mut file| file.write_all(lines.as_bytes()));
         written.map_err(|error| {
-            failed(format!(
+            refused(format!(
                 "the services' names could not be written to {}: {error}",
                 self.hosts.display()
             ))
@@ -285,10 +256,10 @@ impl Desk {
     }
 
     /// Makes a sibling and starts it.
-    async fn make(&self, sibling: &Sibling, what: &str) -> Result<String, RuntimeError> {
+    pub(super) async fn make(&self, sibling: &Sibling, what: &str) -> Result<String, RuntimeError> {
         let there = siblings(&self.docker, &self.instance, &self.job.container).await?;
         if there.len() >= MAX_SIBLINGS {
-            return Err(failed(containers::Refusal::TooMany.to_string()));
+            return Err(refused(containers::Refusal::TooMany.to_string()));
         }
         let image_id = self
             .images
@@ -333,7 +304,7 @@ impl Desk {
         match started.await {
             Ok(()) => Ok(made.id),
             Err(error) => {
-                remove(&self.docker, &made.id).await?;
+                remove_container(&self.docker, &made.id).await?;
                 Err(error)
             }
         }
@@ -346,7 +317,7 @@ impl Desk {
             return Ok(());
         }
         let archive =
-            links_archive(links).map_err(|error| failed(format!("packing links: {error}")))?;
+            links_archive(links).map_err(|error| refused(format!("packing links: {error}")))?;
         let options = UploadToContainerOptionsBuilder::new().path("/").build();
         bounded(
             "linking the work folder into a container",
@@ -355,188 +326,10 @@ impl Desk {
         )
         .await
     }
-
-    /// Waits until it runs, and is healthy where it can tell.
-    async fn up(&self, what: &str, id: &str) -> Result<(), RuntimeError> {
-        let begun = Instant::now();
-        loop {
-            let told = inspect(&self.docker, id).await?.unwrap_or_default();
-            let state = told.state.clone().unwrap_or_default();
-            if state.running != Some(true) {
-                let words = self.last_words(id).await;
-                let code = state.exit_code.unwrap_or(-1);
-                return Err(failed(format!(
-                    "{what} ended with code {code} (containers of a job run as uid 1001 without capabilities)\n{words}"
-                )));
-            }
-            let health = state.health.and_then(|health| health.status);
-            match health {
-                None
-                | Some(
-                    HealthStatusEnum::EMPTY | HealthStatusEnum::NONE | HealthStatusEnum::HEALTHY,
-                ) => return Ok(()),
-                Some(HealthStatusEnum::UNHEALTHY) => {
-                    let words = self.last_words(id).await;
-                    return Err(failed(format!("{what} is unhealthy\n{words}")));
-                }
-                Some(HealthStatusEnum::STARTING) => {}
-            }
-            if begun.elapsed() > READY {
-                return Err(failed(format!(
-                    "{what} was not healthy within {} s",
-                    READY.as_secs()
-                )));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
-    async fn last_words(&self, id: &str) -> String {
-        let options = LogsOptionsBuilder::new()
-            .stdout(true)
-            .stderr(true)
-            .tail(LAST_WORDS)
-            .build();
-        let read = async {
-            let mut output = std::pin::pin!(self.docker.logs(id, Some(options)));
-            let mut text = Vec::new();
-            while let Some(Ok(piece)) = output.next().await {
-                text.extend_from_slice(&piece.into_bytes());
-                text.truncate(16 << 10);
-            }
-            text
-        };
-        let text = tokio::time::timeout(Duration::from_secs(5), read).await;
-        String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
-    }
-
-    async fn is_alpine(&self, id: &str) -> bool {
-        let look = Sibling {
-            entrypoint: vec!["grep".into()],
-            cmd: ["-q", "^ID=alpine", "/etc/os-release"]
-                .map(String::from)
-                .to_vec(),
-            ..Sibling::default()
-        };
-        let found = async {
-            let exec = self.exec(id, &look).await?;
-            let mut output = self.output_of(&exec).await?;
-            while output.next().await.is_some() {}
-            bounded("looking at a command", self.docker.inspect_exec(&exec)).await
-        };
-        found.await.is_ok_and(|told| told.exit_code == Some(0))
-    }
-
-    async fn exec(&self, container: &str, step: &Sibling) -> Result<String, RuntimeError> {
-        let mut env: Vec<String> = step
-            .env
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        if !step.prepend_path.is_empty() {
-            let told = inspect(&self.docker, container).await?.unwrap_or_default();
-            let own = told.config.and_then(|config| config.env);
-            let path = path(&step.prepend_path, &env, own.as_deref());
-            env.retain(|line| !line.starts_with("PATH="));
-            env.push(path);
-        }
-        let options = CreateExecOptions {
-            attach_stdout: Some(true),
-            attach_stderr: Some(true),
-            tty: Some(false),
-            privileged: Some(false),
-            env: Some(env),
-            cmd: Some(step.entrypoint.iter().chain(&step.cmd).cloned().collect()),
-            working_dir: (!step.working_dir.is_empty()).then(|| step.working_dir.clone()),
-            ..CreateExecOptions::default()
-        };
-        let made = bounded(
-            "preparing a step",
-            self.docker.create_exec(container, options),
-        )
-        .await?;
-        Ok(made.id)
-    }
-
-    async fn output_of(
-        &self,
-        exec: &str,
-    ) -> Result<impl Stream<Item = Result<LogOutput, Error>> + use<>, RuntimeError> {
-        match bounded("starting a step", self.docker.start_exec(exec, None)).await? {
-            StartExecResults::Attached { output, .. } => Ok(output),
-            StartExecResults::Detached => {
-                Err(failed("a step was started without its output".into()))
-            }
-        }
-    }
-
-    /// A step in the job container.
-    async fn script(
-        &self,
-        container: &str,
-        step: &Sibling,
-        reply: &Reply,
-        ongoing: &Mutex<Option<Ongoing>>,
-    ) -> Result<i64, RuntimeError> {
-        let exec = self.exec(container, step).await?;
-        *lock(ongoing) = Some(Ongoing::Exec(exec.clone()));
-        let output = self.output_of(&exec).await?;
-        pass_on(output, reply).await?;
-        let told = bounded("looking at a step", self.docker.inspect_exec(&exec)).await?;
-        Ok(told.exit_code.unwrap_or(1))
-    }
-
-    /// A container that is a step.
-    async fn step(
-        &self,
-        step: &Sibling,
-        reply: &Reply,
-        ongoing: &Mutex<Option<Ongoing>>,
-    ) -> Result<i64, RuntimeError> {
-        self.bound()?;
-        let id = self.make(step, "a step's container").await?;
-        *lock(ongoing) = Some(Ongoing::Container(id.clone()));
-        let options = LogsOptionsBuilder::new()
-            .follow(true)
-            .stdout(true)
-            .stderr(true)
-            .tail("all")
-            .build();
-        let run = async {
-            pass_on(self.docker.logs(&id, Some(options)), reply).await?;
-            let options = WaitContainerOptionsBuilder::new()
-                .condition("not-running")
-                .build();
-            let mut ends = std::pin::pin!(self.docker.wait_container(&id, Some(options)));
-            match ends.next().await {
-                Some(Err(Error::DockerContainerWaitError { code, .. })) => Ok(code),
-                Some(Ok(end)) => Ok(end.status_code),
-                _ => Err(failed("the end of a step's container is not known".into())),
-            }
-        };
-        let code = run.await;
-        lock(ongoing).take();
-        remove(&self.docker, &id).await?;
-        code
-    }
-}
-
-async fn pass_on(
-    output: impl Stream<Item = Result<LogOutput, Error>>,
-    reply: &Reply,
-) -> Result<(), RuntimeError> {
-    let mut output = std::pin::pin!(output);
-    let mut rest = Vec::new();
-    while let Some(piece) = output.next().await {
-        let piece = piece.map_err(|error| failed(format!("reading a step's output: {error}")))?;
-        let sent = reply.output(&piece.into_bytes(), &mut rest).await;
-        sent.map_err(unheard)?;
-    }
-    reply.rest(&rest).await.map_err(unheard)
 }
 
 /// `PATH` with folders ahead of what was asked for, or of what the image has.
-fn path(ahead: &[String], asked: &[String], own: Option<&[String]>) -> String {
+pub(super) fn path(ahead: &[String], asked: &[String], own: Option<&[String]>) -> String {
     let value = |list: &[String]| {
         list.iter()
             .find_map(|line| line.strip_prefix("PATH=").map(str::to_owned))
@@ -578,15 +371,6 @@ fn links_archive(links: &[(String, String)]) -> std::io::Result<Vec<u8>> {
 /// The container's hosts file on the engine's side.
 pub(crate) fn hosts_of(container: &ContainerInspectResponse) -> PathBuf {
     PathBuf::from(container.hosts_path.clone().unwrap_or_default())
-}
-
-#[allow(unsafe_code)]
-fn kill_group(pid: i32) {
-    // SAFETY: kill takes numbers only; the process is the engine's own of a moment ago.
-    unsafe {
-        libc::kill(-pid, libc::SIGKILL);
-        libc::kill(pid, libc::SIGKILL);
-    }
 }
 
 #[cfg(test)]
