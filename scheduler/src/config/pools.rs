@@ -84,6 +84,7 @@ pub(super) fn values(pool: &Pool) -> Vec<(&'static str, toml::Value)> {
         ("profile", text(&pool.profile)),
         ("network_mode", text(&pool.network_mode)),
         ("allowed_domains", list(&pool.allowed_domains)),
+        ("runtime", text(&pool.runtime)),
         ("idle_floor", number(pool.idle_floor)),
         ("maximum", number(pool.maximum)),
         ("priority", text(priority_word(pool.priority))),

@@ -217,6 +217,7 @@ gpu_models = ["H100"]
 profile = "standard"
 network_mode = "allowlist"
 allowed_domains = ["github.com"]
+runtime = "crun"
 idle_floor = 1
 maximum = 3
 priority = "low"
