@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ impl Here {
 #[derive(Default)]
 pub(crate) struct Images {
     known: Mutex<BTreeMap<Key, Known>>,
+    /// Grows with each doubt: what the engine was asked before is not remembered after.
+    doubts: AtomicU64,
     record: Mutex<Record>,
     /// One pull per image at a time; who comes second finds it present.
     pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -103,14 +106,17 @@ impl Images {
         if let Some(id) = self.fresh(&key) {
             return Ok(id);
         }
+        let asked = self.doubts();
         let local = inspect(docker, reference).await?;
         let local_id = local.as_ref().map(|local| local.id.clone());
         if let Some(id) = self.meant(docker, &key, local_id.as_deref()).await? {
             self.settle(&key, &id, local_id, None);
+            self.unless_doubted(&key, asked);
             return Ok(id);
         }
         if let Some(local) = local.as_ref().filter(|local| local.is_for(platform)) {
             self.settle(&key, &local.id, local_id, None);
+            self.unless_doubted(&key, asked);
             return Ok(local.id.clone());
         }
         if let Some(Known::Broken { why, until, .. }) = self.get(&key)
@@ -130,8 +136,10 @@ impl Images {
         }
         match fetch(docker, reference, platform, local.is_some()).await {
             Ok((id, brought)) => {
+                let asked = self.doubts();
                 let local = inspect(docker, reference).await?.map(|local| local.id);
                 self.settle(&key, &id, local, brought.as_deref());
+                self.unless_doubted(&key, asked);
                 Ok(id)
             }
             Err(why) => {
@@ -141,7 +149,8 @@ impl Images {
         }
     }
 
-    /// What the name was found to mean before, unless somebody gave it to another image since.
+    /// What the name was found to mean before, unless somebody gave it to another image, or
+    /// took it from the one that had it, since.
     async fn meant(
         &self,
         docker: &Docker,
@@ -151,7 +160,7 @@ impl Images {
         let Some(meant) = self.record().get(&key.0, &key.1).cloned() else {
             return Ok(None);
         };
-        if local.is_some_and(|local| Some(local) != meant.local.as_deref()) {
+        if local != meant.local.as_deref() {
             return Ok(None);
         }
         let here = inspect(docker, &meant.id).await?;
@@ -176,6 +185,19 @@ impl Images {
         );
     }
 
+    fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::SeqCst)
+    }
+
+    /// Forgets what the engine said when there were so many doubts, if there is one more: the
+    /// image may have changed after the engine looked.
+    fn unless_doubted(&self, key: &Key, asked: u64) {
+        let mut known = self.lock();
+        if self.doubts() != asked {
+            known.remove(key);
+        }
+    }
+
     /// The engine said that it does not have it after all.
     pub(crate) fn forget(&self, reference: &str) {
         self.lock().retain(|(name, _), _| name != reference);
@@ -183,8 +205,9 @@ impl Images {
 
     /// Some image changed: what was found is looked for again.
     pub(crate) fn doubt(&self) {
-        self.lock()
-            .retain(|_, known| matches!(known, Known::Broken { .. }));
+        let mut known = self.lock();
+        self.doubts.fetch_add(1, Ordering::SeqCst);
+        known.retain(|_, known| matches!(known, Known::Broken { .. }));
     }
 
     /// Images that cannot be had at the moment.
@@ -399,6 +422,24 @@ mod tests {
             },
         );
         assert!(images.conditions().is_empty());
+    }
+
+    #[test]
+    fn what_the_engine_said_before_an_image_changed_is_not_remembered_after_it() {
+        let images = Images::default();
+        let key = ("x".to_owned(), "linux/amd64".to_owned());
+        let asked = images.doubts();
+        images.settle(&key, "sha256:old", None, None);
+        images.unless_doubted(&key, asked);
+        assert_eq!(images.fresh(&key).as_deref(), Some("sha256:old"));
+        // Its tag moves while the engine is being asked.
+        images.doubt();
+        images.settle(&key, "sha256:old", None, None);
+        images.unless_doubted(&key, asked);
+        assert_eq!(images.fresh(&key), None);
+        images.settle(&key, "sha256:new", None, None);
+        images.unless_doubted(&key, images.doubts());
+        assert_eq!(images.fresh(&key).as_deref(), Some("sha256:new"));
     }
 
     #[test]

@@ -93,7 +93,10 @@ static long kernel_setting(void) {
     int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
     return fd;
 }
-static long better_priority(void) { return setpriority(PRIO_PROCESS, 0, -5); }
+/* Better than it has, whatever that is. */
+static long better_priority(void) {
+    return setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) - 1);
+}
 
 static const struct { const char *name; long (*attempt)(void); } kernel[] = {
     {"raw_socket", raw_socket}, {"icmp_socket", icmp_socket}, {"packet_socket", packet_socket},
