@@ -129,7 +129,7 @@ async fn a_sized_work_folder_outlives_its_engine_and_goes_with_its_job() {
     bench.until_report(is_down).await;
     on.docker().start_again();
     bench.until_report(|report| !is_down(report)).await;
-    bench.exec(&runner, "touch /home/runner/_work/go");
+    bench.touch(&runner, "/home/runner/_work/go");
     let ended = bench.phase(&runner, Phase::Exited).await;
     assert_eq!(ended.container_id, busy.container_id);
     let exit = exit_of(ended);
@@ -185,7 +185,7 @@ async fn without_a_hard_size_the_work_folder_is_watched_and_the_node_says_so() {
         exit.detail
     );
     // The one that keeps to its limit was left alone.
-    bench.exec(&small, "touch /home/runner/_work/go");
+    bench.touch(&small, "/home/runner/_work/go");
     let exit = exit_of(bench.phase(&small, Phase::Exited).await);
     assert_eq!((exit.code, exit.cause()), (Some(34), Cause::Finished));
     bench.finish().await;
@@ -251,11 +251,11 @@ async fn out_of_memory_kills_the_step_before_the_runner_before_the_agent() {
     assert_eq!(of_agent, expected);
     assert!(of_agent < of_listener);
 
-    bench.exec(&runner, "touch /home/runner/_work/go");
+    bench.touch(&runner, "/home/runner/_work/go");
     bench.output_has(&runner, "step ended 137").await;
     // The program that tells GitHub lives: its job can say that the step was killed.
     assert!(bench.until(&runner, |_| true).await.worker);
-    bench.exec(&runner, "touch /home/runner/_work/end");
+    bench.touch(&runner, "/home/runner/_work/end");
     let exit = exit_of(bench.phase(&runner, Phase::Exited).await);
     assert_eq!((exit.code, exit.cause()), (Some(34), Cause::OutOfMemory));
     bench.finish().await;

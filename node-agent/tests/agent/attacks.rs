@@ -575,7 +575,7 @@ async fn a_link_that_leads_to_the_host_is_followed_by_nobody() {
     bench.register(&measured, grow, "x").await;
     let exit = bench.phase(&measured, Phase::Exited).await.exit.unwrap();
     assert_eq!(exit.cause(), Cause::DiskFull, "{exit:?}");
-    bench.exec(&runner, "touch /home/runner/_work/go");
+    bench.touch(&runner, "/home/runner/_work/go");
     let exit = bench.phase(&runner, Phase::Exited).await.exit.unwrap();
     assert_eq!((exit.code, exit.cause()), (Some(36), Cause::Finished));
     assert_eq!(bench.leftovers(), "");

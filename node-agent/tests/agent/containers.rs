@@ -283,7 +283,7 @@ async fn a_job_has_a_container_and_a_service_beside_it_and_all_of_it_goes() {
 
     // A job that does not clean up leaves nothing either.
     assert_eq!(job.ask(prepare(&image)).0, 0);
-    bench.exec(&runner, "touch /home/runner/_work/ask/end");
+    bench.touch(&runner, "/home/runner/_work/ask/end");
     bench.phase(&runner, Phase::Exited).await;
     assert_eq!(beside(&container), Vec::<String>::new());
     assert_eq!(bench.leftovers(), "");
@@ -334,14 +334,14 @@ async fn only_the_job_itself_reaches_its_door() {
             .contains("the secret is not this job's")
     );
 
-    bench.exec(&own, "touch /home/runner/_work/go");
+    bench.touch(&own, "/home/runner/_work/go");
     bench.phase(&own, Phase::Exited).await;
     let rules = bench.rules();
     // Other sets remember what was denied.
     let doors = rules.split("set doors").nth(1).unwrap();
     let doors = doors.split("}\n").next().unwrap();
     assert!(!doors.contains("elements"), "closed with the job:\n{rules}");
-    bench.exec(&other, "touch /home/runner/_work/go");
+    bench.touch(&other, "/home/runner/_work/go");
     bench.phase(&other, Phase::Exited).await;
     bench.intend(&[], &[]).await;
     for runner in [&own, &other] {
@@ -378,7 +378,7 @@ async fn a_step_whose_hook_is_gone_ends() {
         assert!(begun.elapsed().as_secs() < 30, "it runs on");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
-    bench.exec(&runner, "touch /home/runner/_work/ask/end");
+    bench.touch(&runner, "/home/runner/_work/ask/end");
     bench.phase(&runner, Phase::Exited).await;
     bench.intend(&[], &[]).await;
     bench.gone(&runner).await;

@@ -66,7 +66,7 @@ async fn a_full_disk_refuses_new_work_finishes_the_old_and_mends_itself() {
     let failed = bench.phase(&refused, Phase::Failed).await;
     assert_eq!(failed.error.expect("an error").reason, "disk_full");
 
-    bench.exec(&old, "touch /home/runner/_work/go");
+    bench.touch(&old, "/home/runner/_work/go");
     let exited = bench.phase(&old, Phase::Exited).await;
     assert_eq!(exited.exit.expect("an exit").code, Some(3));
 

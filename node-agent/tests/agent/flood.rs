@@ -53,7 +53,7 @@ async fn a_gigabyte_of_output_is_bounded_everywhere_and_what_was_cut_is_told() {
     bench.register(&neighbour, "echo fine; exit 33", "x").await;
     let exit = bench.phase(&neighbour, Phase::Exited).await.exit;
     assert_eq!(exit.and_then(|exit| exit.code), Some(33));
-    bench.exec(&runner, "touch /home/runner/_work/go");
+    bench.touch(&runner, "/home/runner/_work/go");
 
     let root = bench.docker(&["info", "-f", "{{.DockerRootDir}}"]);
     let of_engine = PathBuf::from(root.trim())

@@ -195,7 +195,7 @@ async fn a_slow_engine_makes_runners_slow_and_nothing_worse() {
     bench.phase(&killed, Phase::Busy).await;
     let exit = bench.let_go(&killed).await;
     assert_eq!(exit.cause(), Cause::Killed, "{exit:?}");
-    bench.exec(&runner, "touch /home/runner/_work/go");
+    bench.touch(&runner, "/home/runner/_work/go");
     let exit = bench.phase(&runner, Phase::Exited).await.exit;
     let exit = exit.expect("an end has an exit");
     assert_eq!((exit.code, exit.cause()), (Some(42), Cause::Finished));

@@ -240,7 +240,7 @@ async fn a_registration_becomes_a_job_and_nothing_is_left(on: On) {
     );
     support::assert_strict(on.kind(), &inspect);
 
-    bench.exec(&runner, "touch /home/runner/_work/go");
+    bench.touch(&runner, "/home/runner/_work/go");
     let exited = bench.phase(&runner, Phase::Exited).await;
     let exit = exited.exit.expect("an end has an exit");
     assert_eq!((exit.code, exit.cause()), (Some(0), Cause::Finished));
@@ -286,7 +286,7 @@ async fn a_killed_agent_adopts_its_runner_and_sees_it_to_the_end(on: On) {
     bench.intend(&both, &[]).await;
     let again = bench.phase(&waiting, Phase::Ready).await;
     assert!(!again.foreign);
-    bench.exec(&runner, "touch /home/runner/_work/go");
+    bench.touch(&runner, "/home/runner/_work/go");
     let exit = bench
         .phase(&runner, Phase::Exited)
         .await
@@ -425,7 +425,7 @@ async fn wall(on: &On, mut bench: Bench, flush: &str) -> pb::DeniedEgress {
                 .is_some_and(|rest| rest.matches("DENIED").count() >= 3)
         })
         .await;
-    bench.exec(&runner, "touch /home/runner/_work/stop");
+    bench.touch(&runner, "/home/runner/_work/stop");
     let exited = bench.phase(&runner, Phase::Exited).await;
     bench.finish().await;
     let denied = exited.exit.and_then(|exit| exit.denied);
@@ -532,7 +532,7 @@ async fn told_to_go_it_leaves_within_five_seconds_and_the_job_goes_on(on: On) {
             .trim(),
         "true"
     );
-    bench.exec(&runner, "touch /home/runner/_work/go");
+    bench.touch(&runner, "/home/runner/_work/go");
     bench.start_agent().await;
     let exit = bench
         .phase(&runner, Phase::Exited)

@@ -166,7 +166,7 @@ async fn a_hostile_image_has_no_say_in_any_profile_and_its_volumes_go() {
         );
         assert_eq!(bench.exec(&runner, "ls /data"), "", "no health check ran");
 
-        bench.exec(&runner, "touch /home/runner/_work/go");
+        bench.touch(&runner, "/home/runner/_work/go");
         bench.phase(&runner, Phase::Exited).await;
         assert_eq!(bench.leftovers(), "");
         let volumes = bench.docker(&["volume", "ls", "-q"]);
@@ -236,7 +236,7 @@ async fn what_a_profile_does_not_offer_fails_at_once_and_names_the_one_that_does
             environment.lines().any(|line| line == hook),
             "{environment}"
         );
-        bench.exec(&runner, "touch /home/runner/_work/go");
+        bench.touch(&runner, "/home/runner/_work/go");
         bench.phase(&runner, Phase::Exited).await;
         let text = bench.output(&runner).await;
         for words in [

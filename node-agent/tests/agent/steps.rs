@@ -184,7 +184,7 @@ async fn ten_typical_steps_work_or_fail_at_once_under_each_profile() {
         bench.phase(&runner, Phase::Ready).await;
         bench.register(&runner, &job(&image), "x").await;
         bench.phase(&runner, Phase::Busy).await;
-        bench.exec(&runner, "touch /home/runner/_work/go");
+        bench.touch(&runner, "/home/runner/_work/go");
         let wait = format!(
             "cd /home/runner/_work; t=0; until [ \"$(cat results 2>/dev/null | wc -l)\" -eq {} ] || [ $t -gt 900 ]; do sleep 0.1; t=$((t+1)); done; cat results",
             STEPS.len()
@@ -221,7 +221,7 @@ async fn ten_typical_steps_work_or_fail_at_once_under_each_profile() {
                 assert!(names_a_way, "{profile}: {name}: {words}");
             }
         }
-        bench.exec(&runner, "touch /home/runner/_work/end");
+        bench.touch(&runner, "/home/runner/_work/end");
         let exited = bench.phase(&runner, Phase::Exited).await;
         // The background process and the long log outlive nothing.
         assert_eq!(

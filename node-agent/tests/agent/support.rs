@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -329,6 +330,16 @@ impl Bench {
         let words = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{line}: {words}");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Puts an empty file into a live sandbox. A job that waits for it may end, and the
+    /// program that made it with the sandbox, before that program has ended by itself.
+    pub(crate) fn touch(&self, container: &str, file: &str) {
+        let output = self.inside(container, &format!("touch {file}")).output();
+        let output = output.unwrap();
+        let killed = output.status.signal() == Some(9);
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() || killed, "{file}: {words}");
     }
 
     fn arguments(&self) -> Vec<String> {
