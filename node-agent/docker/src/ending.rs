@@ -12,7 +12,7 @@ use bollard::query_parameters::StopContainerOptionsBuilder;
 use tracing::{debug, warn};
 
 use crate::engine::{bounded, gone_is_fine, kill, remove_container};
-use crate::recover::{inspect, utc_ms};
+use crate::recover::{inspect, is_running, utc_ms};
 use crate::runtime::{Handle, Inner, lock};
 use crate::slots::Kind;
 use crate::{events, usage};
@@ -56,12 +56,7 @@ impl Inner {
                 ..Outcome::default()
             });
         };
-        if container
-            .state
-            .as_ref()
-            .and_then(|state| state.running)
-            .unwrap_or(false)
-        {
+        if is_running(&container) {
             let grace = i32::try_from(IDLE_GRACE_MS / 1_000).unwrap_or(5);
             let options = StopContainerOptionsBuilder::new().t(grace).build();
             bounded(&format!("stopping {runner}"), async {

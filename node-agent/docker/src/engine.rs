@@ -10,7 +10,11 @@ use agent_core::sandbox::Filter;
 use agent_core::sandbox::runtime_class::Registered;
 use bollard::Docker;
 use bollard::errors::Error;
-use bollard::query_parameters::{KillContainerOptionsBuilder, RemoveContainerOptionsBuilder};
+use bollard::query_parameters::{
+    KillContainerOptionsBuilder, LogsOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    WaitContainerOptionsBuilder,
+};
+use futures_util::StreamExt;
 use serde::Serialize;
 use tracing::debug;
 
@@ -250,6 +254,29 @@ pub(crate) fn refused(detail: String) -> RuntimeError {
     RuntimeError {
         reason: ErrorReason::StartFailed,
         detail,
+    }
+}
+
+/// Everything a container says, until it ends.
+pub(crate) fn whole_output() -> LogsOptions {
+    LogsOptionsBuilder::new()
+        .follow(true)
+        .stdout(true)
+        .stderr(true)
+        .tail("all")
+        .build()
+}
+
+/// Waits until a container does not run; its exit code, where the engine tells it.
+pub(crate) async fn end_of(docker: &Docker, container: &str) -> Option<i64> {
+    let options = WaitContainerOptionsBuilder::new()
+        .condition("not-running")
+        .build();
+    let mut ends = std::pin::pin!(docker.wait_container(container, Some(options)));
+    match ends.next().await {
+        Some(Err(Error::DockerContainerWaitError { code, .. })) => Some(code),
+        Some(Ok(end)) => Some(end.status_code),
+        _ => None,
     }
 }
 

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::engine::{bounded, refused};
 use crate::handover;
-use crate::recover::inspect;
+use crate::recover::{inspect, is_running};
 use crate::runtime::{For, Handle, Inner, lock};
 
 const HAND_OVER: Duration = Duration::from_secs(15);
@@ -136,12 +136,8 @@ impl Inner {
         let Some(spec) = lock(&dead.afresh).take() else {
             return Err(error);
         };
-        let running = inspect(docker, &dead.container)
-            .await?
-            .and_then(|container| container.state)
-            .and_then(|state| state.running)
-            .unwrap_or(false);
-        if running {
+        let container = inspect(docker, &dead.container).await?;
+        if container.as_ref().is_some_and(is_running) {
             return Err(error);
         }
         warn!(runner, %error, "its standby had died; starting afresh");

@@ -19,14 +19,12 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use tracing::{debug, info, warn};
 
-use crate::engine::{bounded, down, failed, refused, remove_container};
-use crate::recover::inspect;
+use crate::engine::{bounded, down, end_of, failed, refused, remove_container};
 use crate::runtime::{Inner, lock};
 use crate::translate::container_body;
 
 /// One proof, from the container's creation to its words.
 const PROOF: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(100);
 /// The program says one short line.
 const MOST_OUTPUT: usize = 64 << 10;
 
@@ -204,14 +202,8 @@ impl Inner {
             docker.start_container(name, None),
         )
         .await?;
-        loop {
-            let container = inspect(docker, name).await?;
-            let state = container.and_then(|container| container.state);
-            if !state.and_then(|state| state.running).unwrap_or(false) {
-                break;
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        // How it ended is told by what it said.
+        end_of(docker, name).await;
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).build();
         let mut logs = docker.logs(name, Some(options));
         let mut said = String::new();

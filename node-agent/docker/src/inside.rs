@@ -12,7 +12,7 @@ use bollard::Docker;
 use bollard::exec::{CreateExecOptions, StartExecResults};
 use futures_util::StreamExt;
 
-use crate::engine::{EngineFacts, bounded, failed, status};
+use crate::engine::{EngineFacts, bounded, down, failed, status};
 use crate::processes;
 use crate::runtime::Inner;
 
@@ -46,13 +46,10 @@ impl Inner {
     ) -> Result<Processes, RuntimeError> {
         let answer = tokio::time::timeout(ANSWER, ask(docker, container)).await;
         answer.unwrap_or_else(|_| {
-            Err(RuntimeError {
-                reason: agent_core::ErrorReason::EngineDown,
-                detail: format!(
-                    "{container} did not list its processes within {} s",
-                    ANSWER.as_secs()
-                ),
-            })
+            Err(down(format!(
+                "{container} did not list its processes within {} s",
+                ANSWER.as_secs()
+            )))
         })
     }
 }
@@ -83,10 +80,8 @@ async fn ask(docker: &Docker, container: &str) -> Result<Processes, RuntimeError
         docker.start_exec(&made.id, None),
     );
     let StartExecResults::Attached { mut output, .. } = started.await? else {
-        return Err(RuntimeError {
-            reason: agent_core::ErrorReason::EngineDown,
-            detail: "a question to a sandbox was started without its answer".into(),
-        });
+        let why = "a question to a sandbox was started without its answer";
+        return Err(down(why.into()));
     };
     let mut said = Vec::new();
     while let Some(piece) = output.next().await {

@@ -132,16 +132,12 @@ impl Inner {
     async fn make(
         &self,
         spec: &RunnerSpec,
-        lifetime_ms: u64,
+        request: &Request,
         salt: &str,
         slot: u32,
         whom: For,
     ) -> Result<(Handle, String), RuntimeError> {
         let (docker, facts) = self.connected()?;
-        let request = Request::from_spec(spec).map_err(|refusal| RuntimeError {
-            reason: ErrorReason::SpecRefused,
-            detail: refusal.to_string(),
-        })?;
         self.offers(request.profile)?;
         self.has_runtime(&facts, request.runtime)?;
         let image_id = self
@@ -166,14 +162,14 @@ impl Inner {
                     .map_err(|_| down("the agent is ending".into()))?,
             ),
         };
-        let kind = kind_of(&request);
+        let kind = kind_of(request);
         let egress = match kind {
             Kind::Open => None,
             Kind::Closed => Some(self.egress_of(slot, request.allowed_domains.clone())?),
         };
         let mut place = self.place(&facts, slot, salt, &image_id, &program);
         place.tools_volume = tools_volume;
-        let lifetime = (label::LIFETIME_MS.into(), lifetime_ms.to_string());
+        let lifetime = (label::LIFETIME_MS.into(), spec.lifetime_ms.to_string());
         place.labels.extend([
             lifetime,
             (label::PROFILE.into(), request.profile.word().into()),
@@ -194,9 +190,9 @@ impl Inner {
             let uuids = request.gpus.join(",");
             place.labels.push((label::GPUS.into(), uuids));
         }
-        let hash = sandbox::of(&request, &place).spec_hash();
-        place.labels.push((label::SPEC.into(), hash));
-        let sandbox = sandbox::of(&request, &place);
+        let mut sandbox = sandbox::of(request, &place);
+        let hash = sandbox.spec_hash();
+        sandbox.labels.push((label::SPEC.into(), hash));
         let name = self.config.instance.unnamed_container(slot, salt);
         let options = CreateContainerOptionsBuilder::new()
             .name(&name)
@@ -265,14 +261,15 @@ impl Inner {
     ) -> Result<(Handle, String), RuntimeError> {
         let (docker, facts) = self.connected()?;
         self.enough_disk(&facts)?;
-        let kind = kind_by_word(&spec.network_mode);
+        let request = request(spec)?;
+        let kind = kind_of(&request);
         let slot = match whom {
             For::Job => self.slot_for_a_job(&docker, kind).await?,
             For::Nobody => self.slots.take(&docker, kind).await?,
         };
         let salt = format!("{:08x}", rand::random::<u32>());
         self.firewall.begin(&self.slots.network(slot, kind)).await;
-        let made = self.make(spec, spec.lifetime_ms, &salt, slot, whom).await;
+        let made = self.make(spec, &request, &salt, slot, whom).await;
         if made.is_err() {
             self.give_back(slot, kind).await;
         }
@@ -394,17 +391,18 @@ impl Inner {
     }
 }
 
+/// What is asked for, where it can be.
+pub(crate) fn request(spec: &RunnerSpec) -> Result<Request, RuntimeError> {
+    Request::from_spec(spec).map_err(|refusal| RuntimeError {
+        reason: ErrorReason::SpecRefused,
+        detail: refusal.to_string(),
+    })
+}
+
 /// Which slot a request needs.
 fn kind_of(request: &Request) -> Kind {
     match request.network {
         Network::Allowlist => Kind::Closed,
         Network::Open | Network::None => Kind::Open,
-    }
-}
-
-fn kind_by_word(network_mode: &str) -> Kind {
-    match network_mode {
-        "allowlist" => Kind::Closed,
-        _ => Kind::Open,
     }
 }

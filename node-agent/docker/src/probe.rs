@@ -10,16 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use agent_core::dialect;
-use agent_core::model::{ErrorReason, RunnerSpec};
+use agent_core::model::RunnerSpec;
 use agent_core::names::label;
 use agent_core::probe::{self, Probed};
 use agent_core::runtime::RuntimeError;
-use agent_core::sandbox::{self, Request};
+use agent_core::sandbox;
 use bollard::Docker;
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, LogsOptionsBuilder,
-};
+use bollard::query_parameters::{AttachContainerOptionsBuilder, CreateContainerOptionsBuilder};
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,8 +25,9 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use crate::ending::remove_group;
-use crate::engine::{EngineFacts, bounded, refused, remove_container, status};
+use crate::engine::{EngineFacts, bounded, refused, remove_container, status, whole_output};
 use crate::loops::Loop;
+use crate::making::request;
 use crate::recover::inspect;
 use crate::runtime::Inner;
 use crate::slots::Kind;
@@ -218,10 +217,7 @@ impl Inner {
         slot: u32,
         what: &str,
     ) -> Result<Look, RuntimeError> {
-        let request = Request::from_spec(spec).map_err(|refusal| RuntimeError {
-            reason: ErrorReason::SpecRefused,
-            detail: refusal.to_string(),
-        })?;
+        let request = request(spec)?;
         let image_id = self
             .images
             .ensure(
@@ -305,13 +301,7 @@ impl Inner {
             .flatten()
             .find_map(|(_, network)| network.ip_address?.parse::<IpAddr>().ok())
             .ok_or_else(|| refused("the probe's neighbour has no address".into()))?;
-        let options = LogsOptionsBuilder::new()
-            .follow(true)
-            .stdout(true)
-            .stderr(true)
-            .tail("all")
-            .build();
-        let mut logs = std::pin::pin!(docker.logs(&look.container, Some(options)));
+        let mut logs = std::pin::pin!(docker.logs(&look.container, Some(whole_output())));
         let first = tokio::time::timeout(LISTENS, logs.next()).await;
         let word = match first {
             Ok(Some(Ok(piece))) => piece.into_bytes(),
@@ -444,14 +434,8 @@ async fn converse(docker: &Docker, look: &Look, input: &[u8]) -> Result<String, 
     if let Err(error) = write.await {
         debug!(%error, "the probe did not take all of its input");
     }
-    let options = LogsOptionsBuilder::new()
-        .follow(true)
-        .stdout(true)
-        .stderr(true)
-        .tail("all")
-        .build();
     let mut output = Vec::new();
-    let mut logs = std::pin::pin!(docker.logs(&look.container, Some(options)));
+    let mut logs = std::pin::pin!(docker.logs(&look.container, Some(whole_output())));
     while let Some(piece) = logs.next().await {
         let piece = piece.map_err(|error| refused(format!("reading the probe: {error}")))?;
         output.extend_from_slice(&piece.into_bytes());

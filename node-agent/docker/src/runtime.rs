@@ -26,7 +26,7 @@ use crate::firewall::Firewall;
 use crate::gpus::{Gpus, Proof, ProofProgram, ToProve};
 use crate::images::Images;
 use crate::outage::Outage;
-use crate::recover::inspect;
+use crate::recover::{inspect, is_running};
 use crate::slots::{Kind, Slots};
 use crate::standby::Pool;
 use crate::volumes::Volumes;
@@ -373,11 +373,7 @@ impl Inner {
         );
         for id in known {
             let container = inspect(docker, &id).await?;
-            let running = container
-                .and_then(|c| c.state)
-                .and_then(|state| state.running)
-                .unwrap_or(false);
-            if !running {
+            if !container.as_ref().is_some_and(is_running) {
                 self.died(&id).await;
             }
         }

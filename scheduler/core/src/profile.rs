@@ -97,12 +97,15 @@ pub fn of_a_full_node() -> BTreeSet<String> {
 /// What a pool asks of a node, by its profile and by itself, that is not there.
 pub(crate) fn missing(pool: &Pool, published: &BTreeSet<String>) -> BTreeSet<String> {
     let mut wanted = required(&pool.profile);
-    if !pool.runtime.is_empty() {
-        return under_runtime(pool, wanted, published);
+    if pool.runtime == "runsc" {
+        wanted.retain(|property| !NOT_TOLD_BY_RUNSC.contains(&property.as_str()));
     }
     wanted.extend(pool.required_properties.iter().cloned());
     if pool.network_mode == "allowlist" {
         wanted.insert(EGRESS_ALLOWLIST.to_owned());
+    }
+    if !pool.runtime.is_empty() {
+        return missing_under(&pool.runtime, wanted, published);
     }
     wanted.retain(|property| !published.contains(property));
     wanted
@@ -123,25 +126,17 @@ pub fn told_under(property: &str) -> Option<(&str, &str)> {
     property.split_once('/')
 }
 
-/// The same for a pool that asks for a runtime: what the node publishes of its sandboxes
-/// counts as it was seen under that one.
-fn under_runtime(
-    pool: &Pool,
-    mut wanted: BTreeSet<String>,
+/// What is not there where a runtime is asked for: what the node publishes of its
+/// sandboxes counts as it was seen under that one.
+fn missing_under(
+    runtime: &str,
+    wanted: BTreeSet<String>,
     published: &BTreeSet<String>,
 ) -> BTreeSet<String> {
-    let runtime = pool.runtime.as_str();
     let has = |property: &str| published.contains(property);
     let offer = format!("{RUNTIME}{runtime}");
     if !has(&offer) {
         return BTreeSet::from([offer]);
-    }
-    if runtime == "runsc" {
-        wanted.retain(|property| !NOT_TOLD_BY_RUNSC.contains(&property.as_str()));
-    }
-    wanted.extend(pool.required_properties.iter().cloned());
-    if pool.network_mode == "allowlist" {
-        wanted.insert(EGRESS_ALLOWLIST.to_owned());
     }
     let is_own = has(&format!("{OWN_RUNTIME}{runtime}"));
     wanted

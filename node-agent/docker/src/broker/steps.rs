@@ -7,12 +7,11 @@ use agent_core::runtime::RuntimeError;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::exec::{CreateExecOptions, StartExecResults};
-use bollard::query_parameters::{LogsOptionsBuilder, WaitContainerOptionsBuilder};
 use futures_util::{Stream, StreamExt};
 
 use super::desk::{Desk, Ongoing, path};
 use super::{Reply, unheard};
-use crate::engine::{bounded, refused, remove_container};
+use crate::engine::{bounded, end_of, refused, remove_container, whole_output};
 use crate::recover::inspect;
 use crate::runtime::lock;
 
@@ -107,23 +106,10 @@ impl Desk {
         self.bound()?;
         let id = self.make(step, "a step's container").await?;
         *lock(ongoing) = Some(Ongoing::Container(id.clone()));
-        let options = LogsOptionsBuilder::new()
-            .follow(true)
-            .stdout(true)
-            .stderr(true)
-            .tail("all")
-            .build();
         let run = async {
-            pass_on(self.docker.logs(&id, Some(options)), reply).await?;
-            let options = WaitContainerOptionsBuilder::new()
-                .condition("not-running")
-                .build();
-            let mut ends = std::pin::pin!(self.docker.wait_container(&id, Some(options)));
-            match ends.next().await {
-                Some(Err(Error::DockerContainerWaitError { code, .. })) => Ok(code),
-                Some(Ok(end)) => Ok(end.status_code),
-                _ => Err(refused("the end of a step's container is not known".into())),
-            }
+            pass_on(self.docker.logs(&id, Some(whole_output())), reply).await?;
+            let code = end_of(&self.docker, &id).await;
+            code.ok_or_else(|| refused("the end of a step's container is not known".into()))
         };
         let code = run.await;
         lock(ongoing).take();

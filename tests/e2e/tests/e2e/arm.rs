@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use longshore_e2e::wait;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[path = "../../../../node-agent/tests/agent/arm_engine.rs"]
 mod arm_engine;
@@ -17,7 +17,7 @@ mod arm_engine;
 use arm_engine::ArmEngine;
 
 use crate::image;
-use crate::rig::{ENGINE_SOCKET, Rig, SOON, Settings, job, native};
+use crate::rig::{ENGINE_SOCKET, Pushed, Rig, SOON, Settings, job, native};
 
 const ARM64: [&str; 3] = ["self-hosted", "linux", "arm64"];
 const EMULATED: [&str; 3] = ["self-hosted", "linux", "arm64-emulated"];
@@ -45,6 +45,17 @@ async fn waits_for(rig: &Rig, id: u64, label: &str) {
     .unwrap();
 }
 
+/// The first job ran on arm64, the second waits for a label until it is cancelled.
+async fn the_first_ran_and_the_other_lacks(mut rig: Rig, pushed: &Pushed, label: &str) {
+    rig.all_end(&pushed.jobs[..1], "success", SOON).await;
+    assert_on_arm64(&rig.job(pushed.jobs[0]).await);
+    waits_for(&rig, pushed.jobs[1], label).await;
+    rig.cancel(pushed.run).await;
+    let ended = json!({"job": pushed.jobs[1], "status": "completed"});
+    rig.wait_for(ended, SOON).await;
+    rig.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ordinary_arm64_job_lands_on_an_arm64_host() {
     let engine = ArmEngine::before(Path::new(ENGINE_SOCKET));
@@ -52,7 +63,7 @@ async fn an_ordinary_arm64_job_lands_on_an_arm64_host() {
         .join("../../node-agent/detect/fixtures/arm64-tree")
         .canonicalize()
         .unwrap();
-    let mut rig = Rig::start(Settings {
+    let rig = Rig::start(Settings {
         image: Some(image::runner_for("arm64")),
         engine_socket: Some(engine.socket()),
         agent_env: vec![(
@@ -73,22 +84,13 @@ async fn an_ordinary_arm64_job_lands_on_an_arm64_host() {
             ],
         )
         .await;
-    rig.all_end(&pushed.jobs[..1], "success", SOON).await;
-    assert_on_arm64(&rig.job(pushed.jobs[0]).await);
     // Nobody takes this host for what it really is.
-    waits_for(&rig, pushed.jobs[1], "x64").await;
-    rig.cancel(pushed.run).await;
-    rig.wait_for(
-        serde_json::json!({"job": pushed.jobs[1], "status": "completed"}),
-        SOON,
-    )
-    .await;
-    rig.finish().await;
+    the_first_ran_and_the_other_lacks(rig, &pushed, "x64").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn emulation_serves_only_who_asks_for_it() {
-    let mut rig = Rig::start(Settings {
+    let rig = Rig::start(Settings {
         image: Some(image::runner_for("arm64")),
         agent_env: vec![("LONGSHORE_EMULATED".to_owned(), "arm64".to_owned())],
         ..Settings::default()
@@ -103,14 +105,5 @@ async fn emulation_serves_only_who_asks_for_it() {
             ],
         )
         .await;
-    rig.all_end(&pushed.jobs[..1], "success", SOON).await;
-    assert_on_arm64(&rig.job(pushed.jobs[0]).await);
-    waits_for(&rig, pushed.jobs[1], "arm64").await;
-    rig.cancel(pushed.run).await;
-    rig.wait_for(
-        serde_json::json!({"job": pushed.jobs[1], "status": "completed"}),
-        SOON,
-    )
-    .await;
-    rig.finish().await;
+    the_first_ran_and_the_other_lacks(rig, &pushed, "arm64").await;
 }
