@@ -16,10 +16,13 @@ use tracing::{debug, info, warn};
 use crate::config::FirewallTool;
 use crate::engine::refused;
 use crate::runtime::lock;
+use crate::netfilter::Changes;
 
 const TOOL: Duration = Duration::from_secs(10);
 /// Two hand-overs within this time share one verification.
 const VERIFIED_FOR: Duration = Duration::from_millis(200);
+/// Nor is it listed again before this while the kernel says that no rule changed.
+const UNCHANGED_FOR: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct State {
@@ -30,6 +33,24 @@ struct State {
     problem: Option<String>,
     /// Put back when the rules are.
     doors: BTreeSet<Door>,
+    changes: Option<Changes>,
+}
+
+impl State {
+    /// The kernel says that no rule changed since it was asked last. It tells of
+    /// nftables only.
+    fn unchanged(&mut self) -> bool {
+        if self.tool != Some(Tool::Nft) {
+            return false;
+        }
+        match &self.changes {
+            Some(changes) => changes.none(),
+            None => {
+                self.changes = Changes::watch();
+                false
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +80,10 @@ impl Firewall {
     /// In place now, restored if need be; or why not.
     pub(crate) async fn assert(&self) -> Result<(), RuntimeError> {
         let mut state = self.state.lock().await;
-        if state.verified.is_some_and(|at| at.elapsed() < VERIFIED_FOR) {
+        let verified = state.verified.map(|at| at.elapsed());
+        // Asked every time, and before any listing: what changes after it is told at the next.
+        let unchanged = state.unchanged();
+        if verified.is_some_and(|age| age < VERIFIED_FOR || (unchanged && age < UNCHANGED_FOR)) {
             return Ok(());
         }
         let result = self.verify_or_load(&mut state).await;

@@ -2,8 +2,8 @@
 //!
 //! `encoded_jit_config` is base64 of a JSON object {file name: base64 content}
 //! (actions/runner `Runner.cs`). The last member of the archive is a marker
-//! with the length and SHA-256 of all that came before, so that a cut or
-//! damaged stream starts nothing.
+//! with the SHA-256 of each member before it, in the words of `sha256sum`, so
+//! that a cut or damaged stream starts nothing.
 
 use std::collections::BTreeMap;
 
@@ -72,8 +72,7 @@ pub(crate) fn archive_with(
     if let Some((name, content)) = own {
         files.insert(name.to_owned(), Zeroizing::new(STANDARD.encode(content)));
     }
-    let mut hash = digest::Context::new(&digest::SHA256);
-    let mut length = 0;
+    let mut marker = String::new();
     // Room for everything, so that no copy of a secret is left by growing.
     let mut builder = tar::Builder::new(Vec::with_capacity(json.len() + 8192 + 1024 * files.len()));
     for (name, content) in &files {
@@ -85,16 +84,10 @@ pub(crate) fn archive_with(
                 .decode(content.as_bytes())
                 .map_err(|_| HandOverError::FileContent)?,
         );
-        hash.update(&content);
-        length += content.len();
+        let hash = digest::digest(&digest::SHA256, &content);
+        marker.push_str(&format!("{}  {name}\n", hex::encode(hash)));
         append(&mut builder, name, &content)?;
     }
-    let names: Vec<&str> = files.keys().map(String::as_str).collect();
-    let marker = format!(
-        "{length} {}\n{}\n",
-        hex::encode(hash.finish()),
-        names.join(" ")
-    );
     append(&mut builder, MARKER, marker.as_bytes())?;
     builder
         .into_inner()
@@ -102,7 +95,7 @@ pub(crate) fn archive_with(
         .map_err(|_| HandOverError::Archive)
 }
 
-/// Names go through an unquoted shell expansion, so only these bytes may pass.
+/// Names become words of a list that a program reads, so only these bytes may pass.
 fn plain(name: &str) -> bool {
     name != MARKER
         && name != "."
@@ -161,13 +154,68 @@ mod tests {
         }
         let (name, marker) = members.pop().unwrap();
         assert_eq!(name, MARKER);
-        let whole: String = members.iter().map(|(_, text)| text.as_str()).collect();
-        let names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
-        let sum = hex::encode(digest::digest(&digest::SHA256, whole.as_bytes()));
-        assert_eq!(
-            marker,
-            format!("{} {sum}\n{}\n", whole.len(), names.join(" "))
-        );
+        let expected: String = members
+            .iter()
+            .map(|(name, text)| {
+                let sum = digest::digest(&digest::SHA256, text.as_bytes());
+                format!("{}  {name}\n", hex::encode(sum))
+            })
+            .collect();
+        assert_eq!(marker, expected);
+    }
+
+    /// Runs the entry script in a folder of its own with these bytes as its input; true
+    /// when the runner program was started.
+    fn starts(shell: &[&str], bytes: &[u8]) -> bool {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::create_dir(root.join("bin")).unwrap();
+        let listener = root.join("bin/Runner.Listener");
+        std::fs::write(&listener, "#!/bin/sh\ncat .runner .credentials >started\n").unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(&listener, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let entry = agent_core::sandbox::ENTRY
+            .replace(agent_core::sandbox::RUNNER_ROOT, &root.to_string_lossy());
+        let mut child = std::process::Command::new(shell[0])
+            .args(&shell[1..])
+            .args(["-c", &entry, "sh", ""])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        use std::io::Write;
+        // One that gives up early closes its end.
+        let _ = child.stdin.take().unwrap().write_all(bytes);
+        let status = child.wait().unwrap();
+        let started = root.join("started").exists();
+        assert_eq!(started, status.success());
+        if started {
+            for name in [".runner", ".credentials"] {
+                let mode = std::fs::metadata(root.join(name)).unwrap().permissions();
+                assert_eq!(mode.mode() & 0o777, 0o600);
+            }
+        }
+        started
+    }
+
+    #[test]
+    fn a_cut_or_damaged_stream_starts_nothing() {
+        let whole = archive(&blob(&[(".runner", "{}"), (".credentials", "secret")])).unwrap();
+        // Two members of two blocks each, the marker, and the end of the archive.
+        let marker_ends = 6 * 512;
+        for shell in [&["sh"][..], &["busybox", "sh"]] {
+            assert!(starts(shell, &whole), "{shell:?}");
+            for cut in (0..marker_ends).step_by(256) {
+                assert!(!starts(shell, &whole[..cut]), "{shell:?} cut at {cut}");
+            }
+            // One byte of each member's content, and one of the marker's.
+            for place in [512, 512 * 3, 512 * 5] {
+                let mut damaged = whole.to_vec();
+                damaged[place] ^= 1;
+                assert!(!starts(shell, &damaged), "{shell:?} damaged at {place}");
+            }
+        }
     }
 
     #[test]

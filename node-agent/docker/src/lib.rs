@@ -25,6 +25,7 @@ mod loops;
 mod making;
 mod measure;
 mod mounts;
+mod netfilter;
 mod outage;
 mod probe;
 mod processes;
