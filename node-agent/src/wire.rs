@@ -17,6 +17,8 @@ use crate::probing;
 
 /// Longest time a wire duration may mean; longer ones are cut, not trusted.
 const MAX_MS: u64 = 3_650 * 24 * 3_600_000;
+/// Kinds of runner taken from one intent.
+const MAX_EXPECTED: usize = 8;
 
 pub fn generation_from(generation: Option<pb::Generation>) -> Generation {
     generation.map_or_else(Generation::default, |g| Generation {
@@ -67,7 +69,12 @@ pub fn intent_from(intent: pb::NodeIntent) -> Intent {
         generation: generation_from(intent.generation),
         cordoned: intent.cordoned,
         runners,
-        expected: Vec::new(),
+        expected: intent
+            .expected
+            .into_iter()
+            .take(MAX_EXPECTED)
+            .map(spec_from)
+            .collect(),
     }
 }
 

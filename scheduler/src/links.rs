@@ -172,6 +172,7 @@ mod tests {
             generation: Generation { epoch: 1, counter },
             cordoned: false,
             runners: Vec::new(),
+            expected: Vec::new(),
         }
     }
 

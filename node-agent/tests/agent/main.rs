@@ -13,6 +13,7 @@ mod arm;
 mod arm_engine;
 mod attacks;
 mod broken;
+mod canary;
 mod containers;
 mod disk;
 mod engine;

@@ -320,3 +320,87 @@ async fn the_last_slot_is_a_jobs_and_not_a_standbys() {
     }
     alone.finish().await;
 }
+
+/// What is expected stands by before the first job, follows its image, and goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_expected_stands_by_before_the_first_job_and_follows_its_image() {
+    let on = On::Host;
+    let mut bench = Bench::start_with(&on, "expect", &ON).await;
+    let tag = format!("longshore-agent-test:moves-{}", support::random());
+    support::docker(&["tag", &support::image(), &tag]);
+    bench.expect(&[run(&tag)]).await;
+    let waiting = bench
+        .until_standbys("one waits", |found| found.len() == 1)
+        .await;
+
+    // The name means another image now: what waits is made from that one.
+    support::derived(&tag);
+    let moved = bench
+        .until_standbys("another waits", |found| {
+            found.len() == 1 && found != waiting
+        })
+        .await;
+    let image = |container: &str| {
+        let said = support::docker(&["inspect", "-f", "{{.Image}}", container]);
+        said.trim().to_owned()
+    };
+    let now = support::docker(&["inspect", "-f", "{{.Id}}", &tag]);
+    assert_eq!(image(&moved[0]), now.trim());
+    let runner = bench.name("job");
+    bench.want(&runner, run(&tag)).await;
+    let ready = bench.phase(&runner, Phase::Ready).await;
+    assert_eq!(image(&ready.container_id), now.trim());
+    bench.let_go(&runner).await;
+
+    // The image is taken away under it: a job waits with the reason, and nothing stands by.
+    bench
+        .until_standbys("one waits", |found| found.len() == 1)
+        .await;
+    support::docker(&["rmi", "-f", "--no-prune", &tag]);
+    bench
+        .until_standbys("none waits", <[String]>::is_empty)
+        .await;
+    let refused = bench.name("refused");
+    bench.want(&refused, run(&tag)).await;
+    let failed = bench.phase(&refused, Phase::Failed).await;
+    assert_eq!(failed.error.expect("an error").reason, "image_unavailable");
+    // And again, once it is there.
+    support::docker(&["tag", &support::image(), &tag]);
+    bench
+        .until_standbys("one waits", |found| found.len() == 1)
+        .await;
+
+    bench.expect(&[]).await;
+    support::docker(&["rmi", "-f", "--no-prune", &tag]);
+    bench.finish().await;
+}
+
+/// The engine's process was between the agent and their input.
+#[tokio::test(flavor = "multi_thread")]
+async fn standbys_of_an_engine_that_restarted_are_made_anew() {
+    let on = On::own_docker();
+    let mut bench = Bench::start_with(&on, "again", &ON).await;
+    bench.expect(&[run(&support::image())]).await;
+    let waiting = bench
+        .until_standbys("one waits", |found| found.len() == 1)
+        .await;
+    on.docker().kill();
+    on.docker().start_again();
+    let anew = bench
+        .until_standbys("another waits", |found| {
+            found.len() == 1 && found != waiting
+        })
+        .await;
+    let runner = bench.name("job");
+    bench.want(&runner, run(&support::image())).await;
+    let ready = bench.phase(&runner, Phase::Ready).await;
+    assert_eq!(ready.container_id, anew[0]);
+    bench.register(&runner, "exit 9", "x").await;
+    let exit = bench
+        .phase(&runner, Phase::Exited)
+        .await
+        .exit
+        .expect("an exit");
+    assert_eq!(exit.code, Some(9));
+    bench.finish().await;
+}

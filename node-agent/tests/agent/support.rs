@@ -136,6 +136,8 @@ pub(crate) struct Bench {
     generation: u64,
     wanted: BTreeMap<String, Desired>,
     watched: Vec<pb::LogSubscription>,
+    /// Kinds of runner that each intent names.
+    expected: Vec<pb::RunnerSpec>,
 }
 
 impl Drop for Bench {
@@ -195,6 +197,7 @@ impl Bench {
             generation: 0,
             wanted: BTreeMap::new(),
             watched: Vec::new(),
+            expected: Vec::new(),
         };
         bench.start_agent().await;
         bench.looked().await;
@@ -413,6 +416,11 @@ impl Bench {
 
     pub(crate) fn agent_pid(&self) -> u32 {
         self.agent.as_ref().expect("it runs").id()
+    }
+
+    /// Holds the agent's state and its log.
+    pub(crate) fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -641,6 +649,7 @@ impl Bench {
                 .collect(),
             logs: logs.to_vec(),
             cordoned: false,
+            expected: self.expected.clone(),
         };
         self.send(Down::Intent(intent)).await;
         self.wait("the intent is accepted", |seen| {
@@ -727,6 +736,18 @@ impl Bench {
     ) -> pb::NodeReport {
         self.wait("a report", |seen| is(&seen.report)).await;
         self.seen.borrow().report.clone()
+    }
+
+    /// Says from now on what may be asked for.
+    pub(crate) async fn expect(&mut self, kinds: &[Desired]) {
+        self.expected = kinds
+            .iter()
+            .filter_map(|kind| match kind {
+                Desired::Run(spec) => Some(spec.clone()),
+                _ => None,
+            })
+            .collect();
+        self.intend_wanted().await;
     }
 
     /// Wants a runner besides those that are wanted already.
@@ -888,6 +909,11 @@ pub(crate) fn run(image: &str) -> Desired {
     })
 }
 
+/// As it stands in what GitHub encodes.
+pub(crate) fn base64(text: &str) -> String {
+    STANDARD.encode(text)
+}
+
 /// What GitHub would encode for a runner.
 pub(crate) fn registration(job: &str, secret: &str) -> Vec<u8> {
     let mut files = BTreeMap::from([
@@ -951,6 +977,25 @@ pub(crate) fn docker(arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
+}
+
+/// Makes the tag name another image with the same files.
+pub(crate) fn derived(tag: &str) {
+    let file = format!("FROM {}\nLABEL longshore.test={}\n", image(), random());
+    let mut child = Command::new("docker")
+        .args(["build", "-q", "-t", tag, "-"])
+        .env("DOCKER_BUILDKIT", "0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(file.as_bytes())
+        .unwrap();
+    assert!(child.wait().unwrap().success(), "docker build");
 }
 
 /// What the engine says of a live sandbox, against the table.

@@ -444,6 +444,11 @@ pub struct NodeIntent {
     /// No new runner starts while true.
     #[prost(bool, tag = "4")]
     pub cordoned: bool,
+    /// Kinds of runner that pools may place here, the most preferred first, at
+    /// most 8: a node may pull their images and keep sandboxes ready for them.
+    /// They name no runner, and other kinds may be asked for as well.
+    #[prost(message, repeated, tag = "5")]
+    pub expected: ::prost::alloc::vec::Vec<RunnerSpec>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogSubscription {

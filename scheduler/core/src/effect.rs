@@ -5,7 +5,7 @@
 
 use crate::{
     input::Deregistration,
-    model::{CredentialName, Generation, NodeName, RunnerName, Scope},
+    model::{CredentialName, Generation, NodeName, PoolName, Resources, RunnerName, Scope},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +56,31 @@ pub struct NodeIntent {
     pub generation: Generation,
     pub cordoned: bool,
     pub runners: Vec<RunnerIntent>,
+    /// What pools may place there, for a node that gets ready beforehand.
+    pub expected: Vec<Expected>,
+}
+
+/// A kind of runner without a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The first pool that may ask for it.
+    pub pool: PoolName,
+    pub image: String,
+    pub profile: String,
+    pub network_mode: String,
+    pub platform: String,
+    pub resources: Resources,
+    pub lifetime_ms: u64,
+}
+
+impl Expected {
+    /// The same but for the pool.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        Self {
+            pool: other.pool.clone(),
+            ..self.clone()
+        } == *other
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -225,6 +225,7 @@ impl Fleet {
             generation: node.generation,
             cordoned: node.cordoned || node.draining.is_some(),
             runners,
+            expected: self.expected(node),
         })
     }
 

@@ -18,6 +18,7 @@ mod drain;
 pub mod effect;
 pub mod ending;
 pub mod entropy;
+mod expected;
 pub mod explain;
 pub mod fact;
 mod feasible;

@@ -214,7 +214,7 @@ impl Fleet {
 }
 
 /// What the container engine calls the platform.
-fn platform(arch: &str, labels: &[String]) -> Cow<'static, str> {
+pub(crate) fn platform(arch: &str, labels: &[String]) -> Cow<'static, str> {
     let emulated = labels
         .iter()
         .find_map(|label| {

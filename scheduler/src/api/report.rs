@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use longshore_proto::v1;
 use scheduler_core::{
-    effect::{Desired, NodeIntent},
+    effect::{Desired, Expected, NodeIntent},
     input::{ObservedPhase, ObservedRunner},
     model::{Capability, Condition, Generation, Gpu, NodeName, Resources, RunnerName},
 };
@@ -173,6 +173,20 @@ pub fn intent(intent: &NodeIntent, taken: impl Fn(&RunnerName) -> u64) -> v1::No
             })
             .collect(),
         cordoned: intent.cordoned,
+        expected: intent.expected.iter().map(expected).collect(),
+    }
+}
+
+fn expected(kind: &Expected) -> v1::RunnerSpec {
+    v1::RunnerSpec {
+        image: kind.image.clone(),
+        profile: kind.profile.clone(),
+        resources: Some(resources(kind.resources)),
+        network_mode: kind.network_mode.clone(),
+        platform: kind.platform.clone(),
+        lifetime: Some(span(std::time::Duration::from_millis(kind.lifetime_ms))),
+        pool: kind.pool.to_string(),
+        ..v1::RunnerSpec::default()
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
 const BURST: u32 = 100;
 const ROUNDS: u32 = 3;
 const PARALLEL: usize = 6;
-const SOCKET: &str = "/var/run/docker.sock";
+pub(crate) const SOCKET: &str = "/var/run/docker.sock";
 
 pub(crate) async fn run() -> Result<Vec<Row>> {
     let image = image()?;

@@ -17,6 +17,7 @@ mod probe;
 mod results;
 mod row;
 mod soak;
+mod standby;
 mod webhook;
 
 use std::{future::Future, pin::Pin};
@@ -55,6 +56,11 @@ const MEASUREMENTS: &[(&[&str], Measurement)] = &[
     }),
     (&["burst_start_rate"], || Box::pin(burst::run())),
     (&["probe_failures"], || Box::pin(probe::run())),
+    (&["standby_handover_p50", "standby_handover_p99"], || {
+        Box::pin(standby::handover())
+    }),
+    (&["cold_start"], || Box::pin(standby::cold_start())),
+    (&["agent_32_slots_rss"], || Box::pin(standby::slots_rss())),
     (&["burst_extra_runners"], || Box::pin(calls::extra())),
     (&["github_calls_per_job"], || Box::pin(calls::per_job())),
     (&["github_idle_calls_per_repo_minute"], || {

@@ -521,3 +521,59 @@ fn a_node_whose_engine_has_not_answered_yet_is_not_ready() {
     assert_eq!(node.state_word(), "ready");
     assert_eq!(world.runners().len(), 1);
 }
+
+#[test]
+fn a_node_hears_which_kinds_of_runner_pools_may_place_there() {
+    let mut world = World::started();
+    let with = |name: &str, image: &str, labels: &str| Pool {
+        image: image.to_owned(),
+        labels: label_set(labels),
+        ..pool(name)
+    };
+    let mut gpu = with("gpu", "gpu:1", "linux x64 gpu");
+    gpu.resources.gpus = 1;
+    let mut demanding = with("demanding", "demanding:1", "linux x64");
+    demanding
+        .required_properties
+        .insert("nobody_has_it".to_owned());
+    for pool in [
+        with("arm", "arm:1", "linux arm64"),
+        with("first", "one:1", "linux x64 team"),
+        with("same", "one:1", "linux x64 other-team"),
+        gpu,
+        demanding,
+    ] {
+        world.command(Command::SetPool(Box::new(pool)));
+    }
+    world.join("x", machine());
+    world.join("arm", arm_machine());
+    let kinds = |world: &World, node: &str| -> Vec<(String, String, String)> {
+        let intent = world.fleet.intent(&node_name(node)).expect("a known node");
+        let kinds = intent.expected.into_iter();
+        kinds
+            .map(|kind| (kind.pool.to_string(), kind.image, kind.platform))
+            .collect()
+    };
+    let images = |world: &World, node: &str| -> Vec<String> {
+        let kinds = kinds(world, node).into_iter();
+        kinds
+            .map(|(_, image, _)| image)
+            .filter(|image| image.ends_with(":1"))
+            .collect()
+    };
+    // Once for two pools that ask alike; none for a GPU or what the node lacks.
+    assert_eq!(images(&world, "x"), ["one:1"]);
+    assert_eq!(images(&world, "arm"), ["arm:1"]);
+    assert!(
+        kinds(&world, "arm")
+            .iter()
+            .all(|(.., platform)| platform == "linux/arm64")
+    );
+
+    // Bounded, however many pools there are.
+    for n in 0..30 {
+        let many = with(&format!("many-{n}"), &format!("m{n}:1"), "linux x64");
+        world.command(Command::SetPool(Box::new(many)));
+    }
+    assert_eq!(kinds(&world, "x").len(), 8);
+}
