@@ -54,6 +54,7 @@ use crate::{
     row::Row,
 };
 
+/// `STANDBY_SAMPLES` takes fewer; then the largest is what the row calls p99.
 const SAMPLES: usize = 1_000;
 /// As many as fit into two processors at half a processor each.
 const BATCH: usize = 4;
@@ -232,9 +233,13 @@ impl Bench {
     async fn handovers(&self) -> Result<Vec<f64>> {
         // The first ones fill the program volumes and say what there is to keep.
         self.serve_batch(0).await?;
-        let mut samples = Vec::with_capacity(SAMPLES + BATCH);
+        let wanted: usize = std::env::var("STANDBY_SAMPLES")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(SAMPLES);
+        let mut samples = Vec::with_capacity(wanted + BATCH);
         let mut batch = 1;
-        while samples.len() < SAMPLES {
+        while samples.len() < wanted {
             self.until_standbys(BATCH).await?;
             samples.extend(self.serve_batch(batch).await?);
             batch += 1;
