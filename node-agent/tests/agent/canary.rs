@@ -105,7 +105,14 @@ fn places(bench: &Bench, runner: &str, root: &Path, needle: &str) -> Vec<String>
 async fn a_registration_is_nowhere_but_in_its_sandbox() {
     let on = On::Host;
     // Taken from standby: the way most go.
-    let extra = ["--standby-floor", "1", "--standby-ceiling", "1"];
+    let extra = [
+        "--standby-enabled",
+        "true",
+        "--standby-floor",
+        "1",
+        "--standby-ceiling",
+        "1",
+    ];
     let mut bench = Bench::start_with(&on, "canary", &extra).await;
     let (first, runner) = (bench.name("first"), bench.name("job"));
     bench.want(&first, run(&bench.image())).await;
