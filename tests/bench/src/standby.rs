@@ -137,7 +137,7 @@ impl NodeService for Scheduler {
                 seen.send_modify(|seen| match message.message {
                     Some(Up::Hello(_)) => seen.attached = true,
                     Some(Up::Report(report)) => seen.report = report,
-                    None => {}
+                    _ => {}
                 });
             }
         });
