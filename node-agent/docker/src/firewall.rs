@@ -15,8 +15,8 @@ use tracing::{debug, info, warn};
 
 use crate::config::FirewallTool;
 use crate::engine::refused;
-use crate::runtime::lock;
 use crate::netfilter::Changes;
+use crate::runtime::lock;
 
 const TOOL: Duration = Duration::from_secs(10);
 /// Two hand-overs within this time share one verification.
@@ -34,22 +34,26 @@ struct State {
     /// Put back when the rules are.
     doors: BTreeSet<Door>,
     changes: Option<Changes>,
+    /// The kernel told of a change that no listing has been compared with yet.
+    doubtful: bool,
 }
 
 impl State {
-    /// The kernel says that no rule changed since it was asked last. It tells of
-    /// nftables only.
+    /// The kernel says that no rule changed since the listing began that was compared
+    /// last. It tells of nftables only.
     fn unchanged(&mut self) -> bool {
         if self.tool != Some(Tool::Nft) {
             return false;
         }
-        match &self.changes {
+        let none = match &self.changes {
             Some(changes) => changes.none(),
             None => {
                 self.changes = Changes::watch();
                 false
             }
-        }
+        };
+        self.doubtful |= !none;
+        !self.doubtful
     }
 }
 
@@ -81,11 +85,12 @@ impl Firewall {
     pub(crate) async fn assert(&self) -> Result<(), RuntimeError> {
         let mut state = self.state.lock().await;
         let verified = state.verified.map(|at| at.elapsed());
-        // Asked every time, and before any listing: what changes after it is told at the next.
+        // Asked before any listing: what changes after it is told at the next.
         let unchanged = state.unchanged();
         if verified.is_some_and(|age| age < VERIFIED_FOR || (unchanged && age < UNCHANGED_FOR)) {
             return Ok(());
         }
+        state.doubtful = false;
         let result = self.verify_or_load(&mut state).await;
         match result {
             Ok(()) => {

@@ -439,7 +439,9 @@ pub(crate) async fn cold_start() -> Result<Vec<Row>> {
         state_dir: folder.path().to_owned(),
         dns: vec![],
         firewall: FirewallTool::Auto,
+        allow_ranges: Vec::new(),
         min_free_disk: 0,
+        job_disk: 32 << 30,
         pull: false,
         host_cpus: cpus,
         profiles: sandbox::Offered::default(),
@@ -511,12 +513,14 @@ async fn pairs(
                     externals_volume: instance.program_volume("ext", &image_id),
                     tools_volume: instance.program_volume("tools", &agent_core::tools::version()),
                     dns: vec![],
+                    proxy: None,
                     host_cpus: cpus,
                     cgroup_parent: String::new(),
                     labels: vec![],
                     dialect: Dialect::DOCKER,
                     seccomp_file: String::new(),
                     users_are_mapped: false,
+                    gpus: vec![],
                 };
                 let body = container_body(&sandbox::of(&request, &place));
                 let options = CreateContainerOptionsBuilder::new()
