@@ -62,6 +62,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         host_cpus: possible_cpus(),
         profiles: config.profiles,
         runtimes: config.runtimes.clone(),
+        meminfo: "/proc/meminfo".into(),
         standby: config.standby_enabled.then(|| agent_core::standby::Limits {
             floor: config.standby_floor,
             ceiling: config.standby_ceiling.unwrap_or(cpus),

@@ -15,6 +15,9 @@ pub const FADE_MS: u64 = 10 * 60_000;
 /// A standby is made anew after this, so that what it was started with (resolvers,
 /// the time its life is counted from when the agent's own notes are lost) stays young.
 pub const LONGEST_PARKED_MS: u64 = 60 * 60_000;
+/// Less than this part of the host's memory is short, and never more than that.
+const SHORT_PART: u64 = 32;
+const SHORT_MOST: u64 = 512 << 20;
 /// Shapes kept count of; the one asked for longest ago makes room.
 const MAX_SHAPES: usize = 64;
 
@@ -265,6 +268,36 @@ impl Standby {
             demand.forget(now_ms);
             !demand.windows.is_empty()
         });
+    }
+}
+
+/// Memory of the host, in bytes, as the kernel counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub total: u64,
+    /// What can be had without swapping.
+    pub available: u64,
+}
+
+impl Memory {
+    /// From the text of `/proc/meminfo`.
+    pub fn of(meminfo: &str) -> Option<Self> {
+        let bytes = |key: &str| {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+            let kib: u64 = line.strip_suffix("kB")?.trim().parse().ok()?;
+            kib.checked_mul(1024)
+        };
+        Some(Self {
+            total: bytes("MemTotal:")?,
+            available: bytes("MemAvailable:")?,
+        })
+    }
+
+    /// Too little is left for anything that nobody asked for. Where it `was` so, twice as
+    /// much is needed to begin again.
+    pub fn is_short(self, was: bool) -> bool {
+        let floor = (self.total / SHORT_PART).min(SHORT_MOST);
+        self.available < if was { floor * 2 } else { floor }
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Config {
     pub profiles: Offered,
     /// Runtime classes that a sandbox may be asked to have.
     pub runtimes: OfferedRuntimes,
+    /// Where the kernel tells how much memory the host has left; standbys go when it is little.
+    pub meminfo: PathBuf,
     /// Sandboxes kept started for whoever comes; none keeps none.
     pub standby: Option<Limits>,
 }

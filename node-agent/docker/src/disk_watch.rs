@@ -49,6 +49,7 @@ pub(crate) async fn watch(inner: Weak<Inner>) {
         let Ok((docker, facts)) = inner.connected() else {
             continue;
         };
+        inner.press_standbys(&facts);
         let refill = inner.clone();
         let _ = tokio::task::spawn_blocking(move || refill.volumes.quota.refill()).await;
         let sandboxes = inner.live();

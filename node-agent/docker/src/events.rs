@@ -43,6 +43,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
                 // seen to be away, and is another one all the same.
                 if told_down || !first {
                     told_down = false;
+                    strong.standby.engine_is_back();
                     info!("the engine answers again");
                     strong.tell(Notice::Engine { problem: None }).await;
                 }

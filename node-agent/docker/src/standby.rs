@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use agent_core::model::{Resources, RunnerSpec};
 use agent_core::runtime::{Outlook, RuntimeError};
-use agent_core::standby::{Limits, Parked, Plan, Room, Shape, Standby};
+use agent_core::standby::{Limits, Memory, Parked, Plan, Room, Shape, Standby};
 use bollard::Docker;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use crate::engine::EngineFacts;
 use crate::runtime::{For, Handle, Inner, lock};
 use crate::slots::Kind;
 
@@ -74,7 +75,16 @@ struct State {
     awaited: BTreeMap<String, Instant>,
     given: Option<Instant>,
     next: u64,
+    /// Why the host has nothing left for what nobody asked for.
+    pressed: Option<Pressure>,
     closed: bool,
+}
+
+/// What a host may run out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pressure {
+    Memory,
+    Disk,
 }
 
 /// All standbys of this process.
@@ -116,6 +126,7 @@ impl Pool {
                 awaited: BTreeMap::new(),
                 given: None,
                 next: 0,
+                pressed: None,
                 closed: false,
             }),
             wake: Notify::new(),
@@ -249,6 +260,26 @@ impl Pool {
         self.wake.notify_one();
     }
 
+    /// The engine answers after it did not: what failed meanwhile is tried at once.
+    pub(crate) fn engine_is_back(&self) {
+        self.state().failed.clear();
+        self.images_changed();
+    }
+
+    fn press(&self, pressed: Option<Pressure>) {
+        let mut state = self.state();
+        if state.pressed == pressed {
+            return;
+        }
+        match pressed {
+            Some(why) => warn!(?why, "little is left; standbys go"),
+            None => info!("there is room for standbys again"),
+        }
+        state.pressed = pressed;
+        drop(state);
+        self.wake.notify_one();
+    }
+
     fn image(&self, shape: &Shape, id: Option<&str>) {
         let key = (shape.image.clone(), shape.platform.clone());
         let mut state = self.state();
@@ -373,6 +404,26 @@ pub(crate) async fn keep(inner: Weak<Inner>, pool: Arc<Pool>) {
 }
 
 impl Inner {
+    /// Looks at what the host has left; to be called again and again.
+    pub(crate) fn press_standbys(&self, facts: &EngineFacts) {
+        let pool = &self.standby;
+        if !pool.on {
+            return;
+        }
+        let was = pool.state().pressed == Some(Pressure::Memory);
+        let memory = std::fs::read_to_string(&self.config.meminfo)
+            .ok()
+            .and_then(|text| Memory::of(&text));
+        let pressed = if memory.is_some_and(|memory| memory.is_short(was)) {
+            Some(Pressure::Memory)
+        } else if self.enough_disk(facts).is_err() {
+            Some(Pressure::Disk)
+        } else {
+            None
+        };
+        pool.press(pressed);
+    }
+
     /// Asks for the digest of each image that matters, pulling what is missing.
     fn look_at_images(self: &Arc<Self>, docker: &Docker, work: &mut JoinSet<()>) {
         let now = self.standby.now_ms();
@@ -453,7 +504,7 @@ impl Inner {
         let now = pool.now_ms();
         let mut state = pool.state();
         let mut room = self.room(&state);
-        if state.closed || state.outlook.cordoned {
+        if state.closed || state.outlook.cordoned || state.pressed.is_some() {
             room.slots = 0;
         }
         let there: Vec<Parked> = state

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use longshore_proto::v1::observed_runner::Phase;
 
@@ -13,8 +14,13 @@ use crate::support::{self, Bench, run};
 /// Larger files are read in pieces that overlap by the length of what is searched.
 const PIECE: usize = 1 << 20;
 
-/// Where `needle` is in the files below a folder. Sockets, pipes and devices are passed over.
-fn files_with(folder: &Path, needle: &str) -> Vec<PathBuf> {
+/// Where `needle` is in the files below a folder that were written, renamed or made since
+/// then: older ones cannot hold it. Sockets, pipes and devices are passed over.
+fn files_with(folder: &Path, since: SystemTime, needle: &str) -> Vec<PathBuf> {
+    let since = since
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -23,12 +29,14 @@ fn files_with(folder: &Path, needle: &str) -> Vec<PathBuf> {
             continue;
         };
         for entry in entries.flatten() {
-            let Ok(kind) = entry.file_type() else {
+            // Of the entry itself: no link is followed.
+            let Ok(of) = entry.metadata() else {
                 continue;
             };
-            if kind.is_dir() {
+            let recent = u64::try_from(of.ctime()).is_ok_and(|changed| changed >= since);
+            if of.is_dir() {
                 folders.push(entry.path());
-            } else if kind.is_file() && !kind.is_socket() && holds(&entry.path(), needle) {
+            } else if of.is_file() && recent && holds(&entry.path(), needle) {
                 found.push(entry.path());
             }
         }
@@ -77,7 +85,13 @@ fn processes_with(needle: &str) -> Vec<PathBuf> {
 }
 
 /// Places outside the sandbox where it is, by name.
-fn places(bench: &Bench, runner: &str, root: &Path, needle: &str) -> Vec<String> {
+fn places(
+    bench: &Bench,
+    runner: &str,
+    root: &Path,
+    since: SystemTime,
+    needle: &str,
+) -> Vec<String> {
     let mut found = Vec::new();
     for (place, text) in [
         ("inspect", bench.docker(&["inspect", runner])),
@@ -93,9 +107,9 @@ fn places(bench: &Bench, runner: &str, root: &Path, needle: &str) -> Vec<String>
     let on_disk = ["containers", "volumes", "overlay2", "image", "network"];
     let files = on_disk
         .iter()
-        .flat_map(|folder| files_with(&root.join(folder), needle))
-        .chain(files_with(bench.folder(), needle))
-        .chain(files_with(Path::new("/run/docker"), needle))
+        .flat_map(|folder| files_with(&root.join(folder), since, needle))
+        .chain(files_with(bench.folder(), since, needle))
+        .chain(files_with(Path::new("/run/docker"), since, needle))
         .chain(processes_with(needle));
     found.extend(files.map(|path| path.display().to_string()));
     found
@@ -126,6 +140,8 @@ async fn a_registration_is_nowhere_but_in_its_sandbox() {
 
     let canary = format!("canary-{}-{}", support::random(), support::random());
     let job = "while [ ! -e /home/runner/_work/go ]; do sleep 0.1; done";
+    // File systems keep time in coarser steps.
+    let since = SystemTime::now() - Duration::from_secs(2);
     bench.register(&runner, job, &canary).await;
     bench.phase(&runner, Phase::Busy).await;
     let root = PathBuf::from(bench.docker(&["info", "-f", "{{.DockerRootDir}}"]).trim());
@@ -133,7 +149,7 @@ async fn a_registration_is_nowhere_but_in_its_sandbox() {
     // In the middle of the job: as it was sent, as the files hold it, and as it is encoded twice.
     let encoded = support::base64(&canary);
     for needle in [&canary, &encoded] {
-        let found = places(&bench, &runner, &root, needle);
+        let found = places(&bench, &runner, &root, since, needle);
         assert_eq!(found, Vec::<String>::new(), "{needle} was left");
     }
     let inside = bench.exec(
@@ -161,7 +177,7 @@ async fn a_registration_is_nowhere_but_in_its_sandbox() {
         .env("LEFT", &planted)
         .spawn()
         .unwrap();
-    let found = places(&bench, &runner, &root, &planted).join("\n");
+    let found = places(&bench, &runner, &root, since, &planted).join("\n");
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     for place in ["/volumes/", "/left", "/environ"] {
@@ -171,7 +187,7 @@ async fn a_registration_is_nowhere_but_in_its_sandbox() {
     bench.exec(&runner, "touch /home/runner/_work/go");
     bench.phase(&runner, Phase::Exited).await;
     for needle in [&canary, &encoded] {
-        let found = files_with(&root.join("volumes"), needle);
+        let found = files_with(&root.join("volumes"), since, needle);
         assert!(found.is_empty(), "{found:?}");
     }
     bench.let_go(&first).await;

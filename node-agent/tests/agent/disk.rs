@@ -1,6 +1,6 @@
 //! A disk that runs full under the agent.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use longshore_proto::v1 as pb;
@@ -10,10 +10,10 @@ use crate::on::On;
 use crate::support::{Bench, run};
 
 /// A file system in memory of this size; goes with the value.
-struct SmallDisk(tempfile::TempDir);
+pub(crate) struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn of(size: &str) -> Self {
+    pub(crate) fn of(size: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = format!("size={size}");
         let mounted = Command::new("mount")
@@ -24,7 +24,11 @@ impl SmallDisk {
         Self(folder)
     }
 
-    fn filler(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn filler(&self) -> PathBuf {
         self.0.path().join("filler")
     }
 }

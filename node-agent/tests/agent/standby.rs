@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::model::{Resources, RunnerSpec};
 use agent_core::names::Instance;
-use agent_core::runtime::Runtime;
+use agent_core::runtime::{Outlook, Runtime};
 use agent_core::slots::SlotsCidr;
 use agent_core::standby::Limits;
 use agent_docker::{Config, DockerRuntime, FirewallTool};
@@ -12,6 +12,7 @@ use agent_docker::{Config, DockerRuntime, FirewallTool};
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::runner_exit::Cause;
 
+use crate::disk::SmallDisk;
 use crate::on::On;
 use crate::support::{self, Bench, kill, run};
 
@@ -189,10 +190,18 @@ struct Alone {
 
 impl Alone {
     async fn start(slots_cidr: &str, standby: Limits) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), slots_cidr, standby, |_| {}).await
+    }
+
+    async fn start_in(
+        folder: tempfile::TempDir,
+        slots_cidr: &str,
+        standby: Limits,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let instance = Instance::new("alone", &folder.path().to_string_lossy());
         let label = format!("label=longshore.instance={}", instance.as_str());
-        let runtime = DockerRuntime::new(Config {
+        let mut config = Config {
             socket: "/var/run/docker.sock".into(),
             node: "alone".into(),
             instance,
@@ -212,8 +221,11 @@ impl Alone {
             host_cpus: 2,
             profiles: agent_core::sandbox::Offered::default(),
             runtimes: agent_core::sandbox::OfferedRuntimes::default(),
+            meminfo: "/proc/meminfo".into(),
             standby: Some(standby),
-        });
+        };
+        change(&mut config);
+        let runtime = DockerRuntime::new(config);
         runtime.recover().await.unwrap();
         Self {
             runtime,
@@ -321,11 +333,65 @@ async fn the_last_slot_is_a_jobs_and_not_a_standbys() {
     alone.finish().await;
 }
 
+/// What nobody asked for gives way when the host runs short, and comes back after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn standbys_go_while_memory_or_disk_is_short_and_a_job_still_starts() {
+    let disk = SmallDisk::of("32m");
+    let meminfo = disk.path().join("meminfo");
+    let memory = |available_mib: u64| {
+        let text = format!(
+            "MemTotal: {} kB\nMemAvailable: {} kB\n",
+            8 << 20,
+            available_mib << 10
+        );
+        // In one step, as the kernel tells it.
+        let new = meminfo.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &meminfo).unwrap();
+    };
+    memory(4_096);
+    let limits = Limits {
+        floor: 1,
+        ceiling: 1,
+    };
+    let folder = tempfile::tempdir_in(disk.path()).unwrap();
+    let alone = Alone::start_in(folder, "10.96.0.0/24", limits, |config| {
+        config.min_free_disk = 16 << 20;
+        config.meminfo = meminfo.clone();
+    })
+    .await;
+    alone.runtime.outlook(Outlook {
+        expected: vec![spec()],
+        ..Outlook::default()
+    });
+    let waiting = alone.until(1).await;
+
+    memory(100);
+    alone.until(0).await;
+    // A job is asked for by somebody: it starts.
+    let runner = format!("ls-alone-{}", support::random());
+    let cold = alone.runtime.prepare(&runner, &spec()).await.unwrap();
+    assert_eq!(alone.containers(), [cold.container_id]);
+    alone.runtime.remove(&runner).await.unwrap();
+    memory(4_096);
+    let again = alone.until(1).await;
+    assert_ne!(again, waiting);
+
+    std::fs::write(disk.filler(), vec![1; 20 << 20]).unwrap();
+    alone.until(0).await;
+    std::fs::remove_file(disk.filler()).unwrap();
+    alone.until(1).await;
+    alone.finish().await;
+}
+
 /// What is expected stands by before the first job, follows its image, and goes with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_expected_stands_by_before_the_first_job_and_follows_its_image() {
     let on = On::Host;
-    let mut bench = Bench::start_with(&on, "expect", &ON).await;
+    // Two jobs that come at once would be two to stand by for.
+    let mut one = ON;
+    one[5] = "1";
+    let mut bench = Bench::start_with(&on, "expect", &one).await;
     let tag = format!("longshore-agent-test:moves-{}", support::random());
     support::docker(&["tag", &support::image(), &tag]);
     bench.expect(&[run(&tag)]).await;

@@ -34,7 +34,7 @@ impl Fleet {
                 profile: pool.profile.clone(),
                 network_mode: pool.network_mode.clone(),
                 platform: platform(&node.capability.arch, &[]).into_owned(),
-                resources: clamp(request(pool, false), node),
+                resources: clamp(request(pool, false).resources, node),
                 lifetime_ms: pool.lifetime.as_millis() as u64,
             };
             let known = all.iter().any(|one| one.is_like(&expected));

@@ -63,6 +63,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         host_cpus: u32::try_from(cpus)?,
         profiles: sandbox::Offered::default(),
         runtimes: sandbox::OfferedRuntimes::default(),
+        meminfo: "/proc/meminfo".into(),
         standby: None,
     });
     runtime.recover().await.context("engine and networks")?;

@@ -39,6 +39,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         host_cpus: std::thread::available_parallelism()?.get() as u32,
         profiles: Offered::default(),
         runtimes: OfferedRuntimes::default(),
+        meminfo: "/proc/meminfo".into(),
         standby: None,
     });
     runtime.recover().await?;

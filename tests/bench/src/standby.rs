@@ -445,6 +445,7 @@ pub(crate) async fn cold_start() -> Result<Vec<Row>> {
         pull: false,
         host_cpus: cpus,
         profiles: sandbox::Offered::default(),
+        meminfo: "/proc/meminfo".into(),
         standby: None,
     });
     runtime.recover().await.context("engine and networks")?;

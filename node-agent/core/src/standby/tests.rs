@@ -216,3 +216,24 @@ proptest! {
         prop_assert_eq!(standby.plan(now, &after, room, same), Plan::default());
     }
 }
+
+#[test]
+fn memory_is_short_below_its_floor_and_until_twice_as_much_is_left() {
+    let text = |total: u64, available: u64| {
+        format!(
+            "MemTotal:       {total} kB\nMemFree:          12 kB\nMemAvailable:   {available} kB\nBuffers: 1 kB\n"
+        )
+    };
+    let memory = |available_mib: u64| Memory::of(&text(8 << 20, available_mib << 10)).unwrap();
+    assert_eq!(memory(300).total, 8 << 30);
+    assert_eq!(memory(300).available, 300 << 20);
+    // A thirty-second part of 8 GiB.
+    assert!(memory(255).is_short(false) && !memory(256).is_short(false));
+    assert!(memory(511).is_short(true) && !memory(512).is_short(true));
+    // Of a terabyte half a gibibyte.
+    let large = Memory::of(&text(1 << 30, 513 << 10)).unwrap();
+    assert!(!large.is_short(false) && large.is_short(true));
+    for broken in ["", "MemTotal: 5 kB", "MemTotal: x kB\nMemAvailable: 1 kB"] {
+        assert_eq!(Memory::of(broken), None, "{broken}");
+    }
+}
