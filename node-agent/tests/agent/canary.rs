@@ -49,6 +49,7 @@ fn holds(path: &Path, needle: &str) -> bool {
         return false;
     };
     let mut buffer = vec![0; PIECE];
+    let zeroes = vec![0; PIECE];
     let mut kept = 0;
     loop {
         let Ok(read) = file.read(&mut buffer[kept..]) else {
@@ -56,6 +57,11 @@ fn holds(path: &Path, needle: &str) -> bool {
         };
         let end = kept + read;
         let text = &buffer[..end];
+        // Work folders are mostly holes.
+        if read > 0 && text == &zeroes[..end] {
+            kept = 0;
+            continue;
+        }
         if text
             .windows(needle.len())
             .any(|window| window == needle.as_bytes())
@@ -126,6 +132,9 @@ async fn a_registration_is_nowhere_but_in_its_sandbox() {
         "1",
         "--standby-ceiling",
         "1",
+        // Read from end to end.
+        "--job-disk",
+        "128MiB",
     ];
     let mut bench = Bench::start_with(&on, "canary", &extra).await;
     let (first, runner) = (bench.name("first"), bench.name("job"));
