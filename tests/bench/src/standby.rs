@@ -439,6 +439,7 @@ pub(crate) async fn cold_start() -> Result<Vec<Row>> {
         state_dir: folder.path().to_owned(),
         dns: vec![],
         firewall: FirewallTool::Auto,
+        egress_socket: None,
         allow_ranges: Vec::new(),
         min_free_disk: 0,
         job_disk: 32 << 30,
@@ -489,6 +490,7 @@ async fn pairs(
         ..RunnerSpec::default()
     };
     let docker = engine().await?;
+    let seccomp = runtime.facts().context("an engine")?.seccomp;
     let image_id = docker.inspect_image(image).await?.id.context("an id")?;
     let request = Request::from_spec(&spec).context("a good spec")?;
     // The first one fills the program volumes.
@@ -519,7 +521,7 @@ async fn pairs(
                     cgroup_parent: String::new(),
                     labels: vec![],
                     dialect: Dialect::DOCKER,
-                    seccomp_file: String::new(),
+                    seccomp: seccomp.clone(),
                     users_are_mapped: false,
                     gpus: vec![],
                 };
