@@ -68,6 +68,8 @@ pub struct Expected {
     pub image: String,
     pub profile: String,
     pub network_mode: String,
+    /// Class; empty: the engine's own.
+    pub runtime: String,
     pub platform: String,
     pub resources: Resources,
     pub lifetime_ms: u64,

@@ -33,6 +33,7 @@ impl Fleet {
                 image: pool.image.clone(),
                 profile: pool.profile.clone(),
                 network_mode: pool.network_mode.clone(),
+                runtime: pool.runtime.clone(),
                 platform: platform(&node.capability.arch, &[]).into_owned(),
                 resources: clamp(request(pool, false).resources, node),
                 lifetime_ms: pool.lifetime.as_millis() as u64,

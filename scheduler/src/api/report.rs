@@ -183,6 +183,7 @@ fn expected(kind: &Expected) -> v1::RunnerSpec {
         profile: kind.profile.clone(),
         resources: Some(resources(kind.resources)),
         network_mode: kind.network_mode.clone(),
+        runtime: kind.runtime.clone(),
         platform: kind.platform.clone(),
         lifetime: Some(span(std::time::Duration::from_millis(kind.lifetime_ms))),
         pool: kind.pool.to_string(),

@@ -446,6 +446,7 @@ pub(crate) async fn cold_start() -> Result<Vec<Row>> {
         pull: false,
         host_cpus: cpus,
         profiles: sandbox::Offered::default(),
+        runtimes: sandbox::OfferedRuntimes::default(),
         meminfo: "/proc/meminfo".into(),
         standby: None,
     });
@@ -524,6 +525,7 @@ async fn pairs(
                     seccomp: seccomp.clone(),
                     users_are_mapped: false,
                     gpus: vec![],
+                    runtimes: vec![],
                 };
                 let body = container_body(&sandbox::of(&request, &place));
                 let options = CreateContainerOptionsBuilder::new()
