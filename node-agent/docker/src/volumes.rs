@@ -25,6 +25,9 @@ use crate::translate::volume_mount;
 
 /// Ranges for containers begin above the host's own users.
 const FIRST_MAPPED: u32 = 65_536;
+/// The kernel counts a user's processes over the whole host, those of jobs too: a lower
+/// limit than theirs and a job full of processes keeps us from starting ours.
+const PROCESSES: i64 = 32_768;
 
 /// Names of the two program volumes of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,10 +133,18 @@ impl Volumes {
         let code = self
             .run_once(docker, "filler", image_id, platform, &test, &mounts, false)
             .await?;
-        if code != 0 {
-            return Err(refused(format!(
-                "image {image_id} has no runnable {RUNNER_ROOT}/bin/Runner.Listener; use an image in the layout of GitHub's runner image"
-            )));
+        match code {
+            0 => {}
+            1 => {
+                return Err(refused(format!(
+                    "image {image_id} has no runnable {RUNNER_ROOT}/bin/Runner.Listener; use an image in the layout of GitHub's runner image"
+                )));
+            }
+            _ => {
+                return Err(refused(format!(
+                    "/bin/sh of image {image_id} ended with code {code} before it could look for {RUNNER_ROOT}/bin/Runner.Listener; run it by hand to see why"
+                )));
+            }
         }
         info!(
             image = image_id,
@@ -363,7 +374,7 @@ impl Volumes {
                 network_mode: Some("none".into()),
                 pids_limit: Some(64),
                 // Podman's own defaults may be above what it is allowed to set.
-                ulimits: Some(["nofile", "nproc"].map(small_limit).to_vec()),
+                ulimits: Some(vec![limit("nofile", 1_024), limit("nproc", PROCESSES)]),
                 memory: Some(128 << 20),
                 memory_swap: Some(128 << 20),
                 mounts: Some(
@@ -505,10 +516,10 @@ fn own_directly(mountpoint: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
-fn small_limit(name: &str) -> ResourcesUlimits {
+fn limit(name: &str, most: i64) -> ResourcesUlimits {
     ResourcesUlimits {
         name: Some(name.to_owned()),
-        soft: Some(1_024),
-        hard: Some(1_024),
+        soft: Some(most),
+        hard: Some(most),
     }
 }
