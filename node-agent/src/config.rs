@@ -120,7 +120,7 @@ pub const KEYS: [(&str, &str, &str); 29] = [
     ),
     (
         "standby_enabled",
-        "false",
+        "true",
         "keep sandboxes started before a runner asks for one",
     ),
     (

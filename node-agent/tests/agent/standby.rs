@@ -234,8 +234,18 @@ impl Alone {
         }
     }
 
+    /// Ids of sandboxes that run; what fills volumes is none.
     fn containers(&self) -> Vec<String> {
-        let list = support::docker(&["ps", "-q", "--no-trunc", "--filter", &self.label]);
+        let sandbox = "label=longshore.role=runner";
+        let list = support::docker(&[
+            "ps",
+            "-q",
+            "--no-trunc",
+            "--filter",
+            &self.label,
+            "--filter",
+            sandbox,
+        ]);
         list.lines().map(str::to_owned).collect()
     }
 
