@@ -6,6 +6,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod beside;
+mod bridges;
 mod broker;
 mod config;
 mod disk_io;

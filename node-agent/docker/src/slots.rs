@@ -13,6 +13,7 @@ use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkDisconnectR
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 use tracing::{info, warn};
 
+use crate::bridges;
 use crate::engine::{bounded, gone_is_fine};
 use crate::recover::inspect;
 use crate::runtime::lock;
@@ -232,6 +233,9 @@ impl Slots {
             remove(docker, &name, &id).await?;
         }
         table.made.clear();
+        for name in bridges::named(&self.instance.bridge_prefix()) {
+            forget_bridge(&name);
+        }
         Ok(())
     }
 
@@ -332,6 +336,8 @@ impl Slots {
 
     async fn make(&self, docker: &Docker, index: u32, kind: Kind) -> Result<(), RuntimeError> {
         let name = self.network(index, kind);
+        // An engine that forgot the bridge would take it for somebody else's.
+        forget_bridge(&name);
         let net = self.cidr.net(index).ok_or_else(|| RuntimeError {
             reason: ErrorReason::OutOfSlots,
             detail: format!("slot {index} is outside slots_cidr"),
@@ -398,8 +404,24 @@ async fn remove(docker: &Docker, name: &str, id: &str) -> Result<(), RuntimeErro
     let what = format!("removing network {name}");
     let removed = || async { gone_is_fine(docker.remove_network(id).await) };
     match bounded(&what, removed()).await {
-        Err(_) if release(docker, name, id).await? => bounded(&what, removed()).await,
-        other => other,
+        Err(_) if release(docker, name, id).await? => bounded(&what, removed()).await?,
+        other => other?,
+    };
+    forget_bridge(name);
+    Ok(())
+}
+
+/// Removes the bridge of a network that is not, or no longer, there.
+fn forget_bridge(name: &str) {
+    if !bridges::named(name).iter().any(|found| found == name) {
+        return;
+    }
+    match bridges::delete(name) {
+        Ok(()) => info!(
+            bridge = name,
+            "removed a bridge that the engine had forgotten"
+        ),
+        Err(error) => warn!(bridge = name, %error, "a bridge of no network stays"),
     }
 }
 

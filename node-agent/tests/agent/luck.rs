@@ -101,6 +101,31 @@ async fn without_a_free_network_a_runner_is_refused_with_the_setting_and_the_nex
     bench.finish().await;
 }
 
+/// As an engine leaves it that is killed while it makes a network: it does not know the bridge
+/// again, and would neither make it as asked nor take it away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_the_engine_forgot_goes_with_its_network() {
+    let on = On::own_docker();
+    let mut bench = Bench::start_with(&on, "bridge", &[]).await;
+    let image = bench.image();
+    let prefix = bench.instance().bridge_prefix();
+    // Two networks are made beforehand; the next, and one that nobody will ask for.
+    for index in [2, 200] {
+        on.must(&format!(
+            "ip link add {prefix}{index} type bridge && ip link set {prefix}{index} up"
+        ));
+    }
+    let runners: Vec<String> = (0..3).map(|n| bench.name(&format!("r{n}"))).collect();
+    for runner in &runners {
+        bench.want(runner, small(&image)).await;
+        bench.phase(runner, Phase::Ready).await;
+    }
+    for runner in &runners {
+        bench.let_go(runner).await;
+    }
+    bench.finish().await;
+}
+
 /// A socket that hands every answer of the engine on a while later.
 struct SlowSocket {
     folder: tempfile::TempDir,

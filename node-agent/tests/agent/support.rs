@@ -427,7 +427,7 @@ impl Bench {
         self.dir.path().join("state")
     }
 
-    fn instance(&self) -> Instance {
+    pub(crate) fn instance(&self) -> Instance {
         Instance::new(&self.node, &self.state_dir().to_string_lossy())
     }
 
@@ -580,6 +580,9 @@ impl Bench {
         let rules =
             ["nft list tables", "iptables -S", "ip6tables -S"].map(|line| self.on.must(line));
         assert!(!rules.concat().contains(&self.table()), "{rules:#?}");
+        let links = self.on.must("cat /proc/self/net/dev");
+        let prefix = self.instance().bridge_prefix();
+        assert!(!links.contains(&prefix), "{prefix} is left: {links}");
     }
 
     /// The agent's own firewall table or chains, as they are now.
