@@ -1,9 +1,10 @@
 //! Watches what running jobs take of the disk, and ends one that takes too much.
 //!
-//! A work folder with a hard size only has to be asked how much is left. Others, and
-//! the files that a profile with a writable root changes in its image, are measured;
-//! a walk is followed by a pause of twenty times its length. While the disk itself
-//! is nearly full, the job that takes the most of it is ended.
+//! A work folder with a hard size only has to be asked how much is left. Others, the
+//! files that a profile with a writable root changes in its image, volumes that an image
+//! declares, and both of the containers beside a job are measured; a walk is followed by a
+//! pause of twenty times its length. While the disk itself is nearly full, the job that
+//! takes the most of it is ended.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bollard::Docker;
+use bollard::models::ContainerInspectResponse;
 use tracing::{debug, warn};
 
+use crate::broker::desk;
 use crate::engine::EngineFacts;
 use crate::measure;
 use crate::quota::NOTHING_LEFT;
@@ -32,8 +35,10 @@ const SMALL: u64 = 64 << 20;
 
 /// What is remembered of one sandbox between two looks.
 struct Watched {
-    /// Files changed in the image, when they can be.
-    layer: Option<PathBuf>,
+    /// Where it writes without a size, besides its work folder.
+    places: Vec<PathBuf>,
+    /// The same of each container beside it.
+    beside: BTreeMap<String, Vec<PathBuf>>,
     next: Instant,
     takes: u64,
 }
@@ -56,19 +61,22 @@ pub(crate) async fn watch(inner: Weak<Inner>) {
         known.retain(|id, _| sandboxes.iter().any(|(_, handle)| handle.container == *id));
         for (runner, handle) in &sandboxes {
             if !known.contains_key(&handle.container) {
-                let layer = match inspect(&docker, &handle.container).await {
-                    Ok(Some(container)) => layer_of(&container),
+                let places = match inspect(&docker, &handle.container).await {
+                    Ok(Some(container)) => unsized_places(&container, &handle.work_volume),
                     _ => continue,
                 };
                 let new = Watched {
-                    layer,
+                    places,
+                    beside: BTreeMap::new(),
                     next: Instant::now(),
                     takes: 0,
                 };
                 known.insert(handle.container.clone(), new);
             }
             if let Some(watched) = known.get_mut(&handle.container) {
-                inner.look_at_disk(&facts, runner, handle, watched).await;
+                inner
+                    .look_at_disk(&docker, &facts, (runner, handle), watched)
+                    .await;
             }
         }
         inner.relieve(&facts, &sandboxes, &known).await;
@@ -78,9 +86,9 @@ pub(crate) async fn watch(inner: Weak<Inner>) {
 impl Inner {
     async fn look_at_disk(
         self: &Arc<Self>,
+        docker: &Docker,
         facts: &EngineFacts,
-        runner: &str,
-        handle: &Arc<Handle>,
+        (runner, handle): (&str, &Arc<Handle>),
         watched: &mut Watched,
     ) {
         let folder = volume_folder(facts, &handle.work_volume);
@@ -100,15 +108,20 @@ impl Inner {
                 }
             }
         }
-        let to_walk: Vec<PathBuf> = [(!hard).then_some(folder), watched.layer.clone()]
+        if Instant::now() < watched.next {
+            return;
+        }
+        if handle.containers {
+            self.find_beside(docker, handle, watched).await;
+        }
+        let to_walk: Vec<PathBuf> = (!hard)
+            .then_some(folder)
             .into_iter()
-            .flatten()
+            .chain(watched.places.iter().cloned())
+            .chain(watched.beside.values().flatten().cloned())
             .collect();
         if to_walk.is_empty() {
             watched.takes = of_folder;
-            return;
-        }
-        if Instant::now() < watched.next {
             return;
         }
         let began = Instant::now();
@@ -148,6 +161,24 @@ impl Inner {
             ),
         };
         self.end_for_disk(runner, handle, detail).await;
+    }
+
+    /// Containers come and go beside a job; each is looked at once.
+    async fn find_beside(&self, docker: &Docker, handle: &Handle, watched: &mut Watched) {
+        let instance = self.config.instance.as_str();
+        let Ok(there) = desk::siblings(docker, instance, &handle.container).await else {
+            return;
+        };
+        watched.beside.retain(|id, _| there.contains(id));
+        for id in there {
+            if watched.beside.contains_key(&id) {
+                continue;
+            }
+            if let Ok(Some(container)) = inspect(docker, &id).await {
+                let places = unsized_places(&container, &handle.work_volume);
+                watched.beside.insert(id, places);
+            }
+        }
     }
 
     /// The work folder of a hard size is full: the job is told so by its own writes.
@@ -231,12 +262,53 @@ fn volume_folder(facts: &EngineFacts, volume: &str) -> PathBuf {
         .join("_data")
 }
 
-/// Where changes of the image's files go, unless the root is read-only.
-fn layer_of(container: &bollard::models::ContainerInspectResponse) -> Option<PathBuf> {
-    let host = container.host_config.as_ref()?;
-    if host.readonly_rootfs == Some(true) {
-        return None;
+/// Where a container writes to the host's disk, besides its work folder: what it changes in
+/// its image, unless the root is read-only, and volumes that the image declares.
+fn unsized_places(container: &ContainerInspectResponse, work_volume: &str) -> Vec<PathBuf> {
+    let root_is_closed = container
+        .host_config
+        .as_ref()
+        .is_some_and(|host| host.readonly_rootfs == Some(true));
+    let layer = container
+        .graph_driver
+        .as_ref()
+        .filter(|_| !root_is_closed)
+        .and_then(|driver| driver.data.get("UpperDir"));
+    let volumes = container
+        .mounts
+        .iter()
+        .flatten()
+        .filter(|mount| mount.rw == Some(true) && mount.name.as_deref() != Some(work_volume))
+        .filter_map(|mount| mount.source.as_ref());
+    layer
+        .into_iter()
+        .chain(volumes)
+        .filter(|path| path.starts_with('/'))
+        .map(PathBuf::from)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_without_a_size_is_watched_and_nothing_that_is_shared() {
+        let told = |closed: bool| {
+            let told = serde_json::json!({
+                "HostConfig": {"ReadonlyRootfs": closed},
+                "GraphDriver": {"Name": "overlay2", "Data": {"UpperDir": "/engine/layer", "LowerDir": "/engine/image"}},
+                "Mounts": [
+                    {"Type": "volume", "Name": "work", "Source": "/engine/work", "RW": true},
+                    {"Type": "volume", "Name": "bin", "Source": "/engine/bin", "RW": false},
+                    {"Type": "volume", "Name": "0a1b", "Source": "/engine/declared", "RW": true},
+                    {"Type": "tmpfs", "Source": "", "RW": true},
+                ],
+            });
+            unsized_places(&serde_json::from_value(told).unwrap(), "work")
+        };
+        let paths = |list: &[&str]| list.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(told(false), paths(&["/engine/layer", "/engine/declared"]));
+        assert_eq!(told(true), paths(&["/engine/declared"]));
     }
-    let data = container.graph_driver.as_ref()?.data.get("UpperDir")?;
-    Some(PathBuf::from(data))
 }

@@ -1,13 +1,15 @@
-//! A disk that runs full under the agent.
+//! A disk that runs full under the agent, and jobs that fill it by other ways than their work folder.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
+use longshore_proto::v1::runner_exit::Cause;
 
 use crate::on::On;
-use crate::support::{Bench, run};
+use crate::profiles::{built, under};
+use crate::support::{self, Bench, run};
 
 /// A file system in memory of this size; goes with the value.
 pub(crate) struct SmallDisk(tempfile::TempDir);
@@ -78,5 +80,46 @@ async fn a_full_disk_refuses_new_work_finishes_the_old_and_mends_itself() {
     bench.until_report(|report| full(report).is_none()).await;
     bench.intend(&[(&new, started)], &[]).await;
     bench.phase(&new, Phase::Ready).await;
+    bench.finish().await;
+}
+
+/// Ended for the disk that it took, which was measured and not its work folder's.
+async fn is_ended_for_its_disk(bench: &mut Bench, runner: &str, job: &str) {
+    bench.register(runner, job, "x").await;
+    let exited = bench.phase(runner, Phase::Exited).await;
+    let exit = exited.exit.expect("an end has an exit");
+    assert_eq!(exit.cause(), Cause::DiskFull, "{exit:?}");
+    assert!(
+        exit.detail.contains("more than job_disk"),
+        "{}",
+        exit.detail
+    );
+    assert_eq!(bench.leftovers(), "");
+}
+
+/// A closed root keeps nobody from a volume that the image declares, and a container beside a
+/// job has a root and volumes of its own: each is counted, and all of a job's together.
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_of_an_image_and_containers_beside_a_job_count_as_its_disk() {
+    let lines = "RUN mkdir /data /open && chmod 1777 /data /open\nVOLUME /data";
+    let image = built(&support::image(), lines);
+    let mut bench = Bench::start_with(&On::Host, "elsewhere", &["--job-disk", "64MiB"]).await;
+    let (closed, beside) = (bench.name("closed"), bench.name("beside"));
+    bench.want(&closed, run(&image.0)).await;
+    let job = "dd if=/dev/zero of=/data/fill bs=1M count=100; while :; do sleep 0.2; done";
+    is_ended_for_its_disk(&mut bench, &closed, job).await;
+
+    bench.want(&beside, under("containers", &image.0)).await;
+    // Neither is too much by itself.
+    let step =
+        "for at in /data /open; do dd if=/dev/zero of=$at/fill bs=1M count=40; done; sleep 600";
+    let request = serde_json::json!({"command": "run_container_step", "state": {},
+        "responseFile": "/home/runner/_work/answer", "args": {"image": image.0,
+        "entryPoint": "sh", "entryPointArgs": ["-c", step], "environmentVariables": {}}});
+    let job = format!(
+        "cd /home/runner/_work; cat >ask <<'END'\n{request}\nEND\n\
+         sh $ACTIONS_RUNNER_CONTAINER_HOOKS <ask; while :; do sleep 0.2; done"
+    );
+    is_ended_for_its_disk(&mut bench, &beside, &job).await;
     bench.finish().await;
 }

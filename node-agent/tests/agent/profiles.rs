@@ -30,7 +30,7 @@ const SAYINGS: [&str; 12] = [
 ];
 
 /// Removes the image and what is left of its making.
-struct Image(String);
+pub(crate) struct Image(pub(crate) String);
 
 impl Drop for Image {
     fn drop(&mut self) {
@@ -44,7 +44,7 @@ fn hostile(base: &str) -> Image {
     built(base, &SAYINGS.join("\n"))
 }
 
-fn built(base: &str, lines: &str) -> Image {
+pub(crate) fn built(base: &str, lines: &str) -> Image {
     let image = Image(format!("longshore-hostile-test:{}", support::random()));
     let mut build = Command::new("docker")
         .args(["build", "-q", "--network", "none", "-t", &image.0, "-"])
