@@ -68,6 +68,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
             ceiling: config.standby_ceiling.unwrap_or(cpus),
         }),
     })
+    .with_images_for_jobs(config.container_images.clone())
 }
 
 /// Processors the kernel may ever have: each has files that are masked.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agent_core::containers::Listed;
 use agent_core::ranges::Range;
 use agent_core::sandbox::{Offered, OfferedRuntimes};
 use agent_core::slots::SlotsCidr;
@@ -15,7 +16,7 @@ use thiserror::Error;
 const MAX_RANGES: usize = 64;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 29] = [
+pub const KEYS: [(&str, &str, &str); 30] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
@@ -102,6 +103,11 @@ pub const KEYS: [(&str, &str, &str); 29] = [
         "image_keep",
         "3600",
         "seconds that an image the agent pulled is kept after no name means it any more",
+    ),
+    (
+        "container_images",
+        "",
+        "images on this node that containers of jobs may be made from although the agent cannot pull them, comma separated, with *; default is none",
     ),
     (
         "profiles",
@@ -358,6 +364,8 @@ pub struct Config {
     pub image_refresh: Option<Duration>,
     pub image_keep: Duration,
     pub profiles: Offered,
+    /// What jobs may name beyond what anybody can pull.
+    pub container_images: Listed,
     /// Offered under labels of their own.
     pub emulated: Asked,
     pub runtimes: OfferedRuntimes,
@@ -428,6 +436,7 @@ impl Config {
                 size => Ok(size),
             })?,
             emulated: settings.parse("emulated", Asked::parse)?,
+            container_images: settings.parse("container_images", Listed::parse)?,
             profiles: settings.parse("profiles", |text| {
                 Offered::parse(text).map_err(|word| {
                     format!("{word:?} is not one of strict, standard and containers")

@@ -12,9 +12,11 @@ use thiserror::Error;
 use crate::model::{Resources, RunnerSpec};
 use crate::sandbox::{self, Place, RUNNER_ROOT, Request, Sandbox, VolumeMount};
 
+mod listed;
 mod options;
 mod request;
 
+pub use listed::Listed;
 pub use options::Health;
 pub use request::{Command, parse};
 

@@ -66,6 +66,8 @@ impl Inner {
             docker: docker.clone(),
             images: self.sibling_images.clone(),
             pull: self.config.pull,
+            own_image: told.image.clone().unwrap_or_default(),
+            listed: self.listed.get().cloned().unwrap_or_default(),
             job: self.job_of(&told, handle),
             labels: vec![
                 (label::INSTANCE.into(), instance.clone()),

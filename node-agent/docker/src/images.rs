@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::engine::{bounded, failed, status};
 use crate::outage::now_ms;
 
+mod public;
 mod record;
 mod reference;
 pub(crate) mod refresh;
@@ -76,6 +77,8 @@ pub(crate) struct Images {
     /// One pull per image at a time; who comes second finds it present.
     pulls: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
     looks: refresh::Looks,
+    /// What jobs may name because anybody may have it.
+    public: Mutex<BTreeMap<Key, public::Public>>,
     /// Somebody waits for a look at the registry.
     wake: Notify,
 }

@@ -6,8 +6,8 @@ use longshore_proto::v1::observed_runner::Phase;
 use serde_json::{Value, json};
 
 use crate::on::On;
-use crate::profiles::under;
-use crate::support::{Bench, docker};
+use crate::profiles::{built, under};
+use crate::support::{self, Bench, docker};
 
 /// A job that does what it is told: each file `_work/ask/N` is a request for the hook, whose output, code and answer
 /// become `N.out`, `N.code` and `N.answer`; `end` ends it.
@@ -378,6 +378,52 @@ async fn a_step_whose_hook_is_gone_ends() {
         assert!(begun.elapsed().as_secs() < 30, "it runs on");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
+    bench.touch(&runner, "/home/runner/_work/ask/end");
+    bench.phase(&runner, Phase::Exited).await;
+    bench.intend(&[], &[]).await;
+    bench.gone(&runner).await;
+    bench.finish().await;
+}
+
+/// What the owner of a host keeps there is not a job's to read, by no name and no number.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_only_on_the_node_is_given_to_no_job_that_is_not_in_it() {
+    let secret = built(&support::image(), "RUN echo the-owners-own >/secret");
+    let shown = built(&support::image(), "RUN echo for-anybody >/secret");
+    let list = format!("{},other:*", shown.0);
+    let flags = ["--container-images", &list];
+    let mut bench = Bench::start_with(&On::Host, "images", &flags).await;
+    let image = bench.image();
+    let runner = bench.name("job");
+    bench
+        .intend(&[(&runner, under("containers", &image))], &[])
+        .await;
+    bench.phase(&runner, Phase::Ready).await;
+    bench.register(&runner, JOB, "x").await;
+    bench.phase(&runner, Phase::Busy).await;
+    let mut job = Job {
+        bench: &bench,
+        runner: runner.clone(),
+        asked: 0,
+    };
+    let id = docker(&["image", "inspect", "-f", "{{.Id}}", &secret.0]);
+    let digits = id.trim().trim_start_matches("sha256:");
+    for (named, words) in [
+        (secret.0.as_str(), "container_images"),
+        (id.trim(), "an image's id"),
+        (digits, "an image's id"),
+        (&digits[..12], "an image's id"),
+    ] {
+        let (code, out, _) = job.ask(step(named, "cat /secret"));
+        assert_eq!(code, 1, "{named}: {out}");
+        assert!(out.contains(words), "{named}: {words} in\n{out}");
+        assert!(!out.contains("the-owners-own"), "{named}: {out}");
+    }
+    // The control: there it is, for whoever may have it.
+    let (code, out, _) = job.ask(step(&shown.0, "cat /secret"));
+    assert_eq!((code, out.as_str()), (0, "for-anybody\n"));
+    let (code, out, _) = job.ask(step(&image, "echo its own"));
+    assert_eq!((code, out.as_str()), (0, "its own\n"));
     bench.touch(&runner, "/home/runner/_work/ask/end");
     bench.phase(&runner, Phase::Exited).await;
     bench.intend(&[], &[]).await;

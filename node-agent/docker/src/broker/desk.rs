@@ -6,7 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use agent_core::containers::{self, Command, Health, Job, MAX_SIBLINGS, Service, Sibling, waiting};
+use agent_core::containers::{
+    self, Command, Health, Job, Listed, MAX_SIBLINGS, Service, Sibling, waiting,
+};
 use agent_core::names::label;
 use agent_core::runtime::RuntimeError;
 use bollard::Docker;
@@ -35,6 +37,10 @@ pub(crate) struct Desk {
     pub(crate) docker: Docker,
     pub(crate) images: Arc<Images>,
     pub(crate) pull: bool,
+    /// Id of the image that the job itself is in.
+    pub(crate) own_image: String,
+    /// Images of this node that jobs may name although not everybody can pull them.
+    pub(crate) listed: Listed,
     pub(crate) job: Job,
     pub(crate) instance: String,
     /// Labels of every sibling.
@@ -263,7 +269,13 @@ impl Desk {
         }
         let image_id = self
             .images
-            .ensure(&self.docker, &sibling.image, &self.job.platform, self.pull)
+            .for_a_job(
+                &self.docker,
+                &sibling.image,
+                &self.job.platform,
+                self.pull,
+                (&self.own_image, &self.listed),
+            )
             .await?;
         let mut labels = self.labels.clone();
         labels.push((label::OF.into(), self.job.container.clone()));
