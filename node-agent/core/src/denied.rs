@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::domains::Refusal;
+
 /// Most destinations told of one runner.
 pub const DESTINATIONS: usize = 32;
 /// Most destinations added up for one runner; what comes later is only in the total.
@@ -31,7 +33,7 @@ pub struct Destination {
     /// 0 where the protocol has none.
     pub port: u16,
     pub count: u64,
-    /// `firewall`, or the egress proxy's word.
+    /// `firewall`, `too_many_connections`, or the egress proxy's word.
     pub reason: String,
 }
 
@@ -77,7 +79,14 @@ pub(crate) mod set {
     pub(crate) const V4: &str = "denied4";
     pub(crate) const V4_OTHER: &str = "denied4_other";
     pub(crate) const V6: &str = "denied6";
+    /// Connections that were begun faster than a sandbox may.
+    pub(crate) const CROWDED: &str = "crowded";
+    /// How fast each bridge begins connections; counts nothing.
+    pub(crate) const PACE: &str = "pace";
 }
+
+/// What [`set::CROWDED`] counts, in the words of the egress proxy.
+const CROWD: &str = "connection";
 
 impl Reading {
     /// From `nft -j list table`.
@@ -106,6 +115,10 @@ impl Reading {
         let counted = self.bridges.entry(bridge.clone()).or_default();
         match (name, rest) {
             (set::TOTAL, []) => counted.total = packets,
+            (set::CROWDED, []) => {
+                let crowd = (String::new(), CROWD.to_owned(), 0);
+                counted.by_key.insert(crowd, packets);
+            }
             (_, [address, protocol, port @ ..]) => {
                 let port = port.first().and_then(|port| port.parse().ok()).unwrap_or(0);
                 counted
@@ -128,7 +141,9 @@ impl Reading {
                 ));
             }
         };
-        forget(set::TOTAL, format!("\"{bridge}\""));
+        for name in [set::TOTAL, set::CROWDED, set::PACE] {
+            forget(name, format!("\"{bridge}\""));
+        }
         for (address, protocol, port) in counted.by_key.keys() {
             let plain = |text: &str| {
                 !text.is_empty()
@@ -219,7 +234,10 @@ impl Tally {
             protocol: key.1.clone(),
             port: key.2,
             count: counter.sum(),
-            reason: "firewall".into(),
+            reason: match key.1.as_str() {
+                CROWD => Refusal::TooMany.word().into(),
+                _ => "firewall".into(),
+            },
         };
         let denied = Denied {
             total: self.total.sum(),
@@ -276,6 +294,34 @@ mod tests {
         let counts: Vec<u64> = denied.destinations.iter().map(|d| d.count).collect();
         assert_eq!(counts, [3, 2, 1]);
         assert!(denied.more, "six of seven are listed");
+    }
+
+    /// A job's own haste is not told as a wall, and the next one on its bridge begins afresh.
+    #[test]
+    fn connections_begun_too_fast_are_told_as_that() {
+        let listed = LISTED.replace(
+            r#"{"set": {"family": "inet", "name": "denied6""#,
+            r#"{"set": {"family": "inet", "name": "pace", "table": "t", "elem": [{"elem": {"val": "ls-a", "limit": {"rate": 200}}}]}},
+               {"set": {"family": "inet", "name": "crowded", "table": "t", "elem": [{"elem": {"val": "ls-a", "counter": {"packets": 900, "bytes": 1}}}]}},
+               {"set": {"family": "inet", "name": "denied6""#,
+        );
+        let reading = Reading::of_json(&listed).unwrap();
+        let mut tally = Tally::default();
+        tally.read(reading.bridges.get("ls-a"));
+        let first = tally.denied().destinations.remove(0);
+        assert_eq!(
+            (
+                &*first.destination,
+                &*first.protocol,
+                first.count,
+                &*first.reason
+            ),
+            ("", "connection", 900, "too_many_connections")
+        );
+        let text = reading.removal("t", "ls-a").unwrap();
+        for set in ["crowded", "pace", "denied_total"] {
+            assert!(text.contains(&format!("delete element inet t {set} {{ \"ls-a\" }}")));
+        }
     }
 
     #[test]

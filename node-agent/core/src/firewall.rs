@@ -58,13 +58,19 @@ pub struct Door {
 const NFT_DOORS: &str =
     "\tset doors {\n\t\ttype ifname . ipv4_addr . inet_service\n\t\tsize 16384\n\t}\n";
 
+/// Connections a second that one sandbox may begin for long, and how many it may begin at once
+/// before that counts. The kernel has one table of connections for the whole host, and what
+/// answers nobody stays in it for minutes: without a bound one scan fills it for everybody.
+pub const PACE: u32 = 200;
+pub const BURST: u32 = 4_096;
+
 /// Port of the egress proxy on each closed slot's gateway.
 pub const PROXY_PORT: u16 = 3_128;
 
 impl Rules {
     fn nft_doors_rule(&self) -> String {
         format!(
-            "iifname \"{}*\" iifname . ip daddr . tcp dport @doors accept",
+            "iifname \"{}*\" iifname . ip daddr . tcp dport @doors goto paced",
             self.bridge_prefix
         )
     }
@@ -133,10 +139,11 @@ impl Rules {
             1_024,
         ));
         // One element per bridge: a job cannot make more of them.
-        text.push_str(&format!(
-            "\tset {} {{\n\t\ttype ifname\n\t\tsize 16384\n\t\tflags dynamic\n\t}}\n",
-            set::TOTAL
-        ));
+        for name in [set::TOTAL, set::CROWDED, set::PACE] {
+            text.push_str(&format!(
+                "\tset {name} {{\n\t\ttype ifname\n\t\tsize 16384\n\t\tflags dynamic\n\t}}\n"
+            ));
+        }
         let ported = "meta l4proto { tcp, udp }";
         text.push_str("\tchain denied {\n");
         for rule in [
@@ -163,6 +170,17 @@ impl Rules {
         text
     }
 
+    /// Where everything goes that is let through: as fast as one sandbox may.
+    fn nft_paced() -> String {
+        format!(
+            "\tchain crowded {{\n\t\tupdate @{} {{ iifname counter }}\n\t\tupdate @{} {{ iifname counter }}\n\t\tdrop\n\t}}\n\
+             \tchain paced {{\n\t\tct state new update @{} {{ iifname limit rate over {PACE}/second burst {BURST} packets }} goto crowded\n\t\taccept\n\t}}\n",
+            set::TOTAL,
+            set::CROWDED,
+            set::PACE
+        )
+    }
+
     /// One transaction that replaces the table, whatever was in it.
     pub fn nft(&self) -> String {
         let table = &self.table;
@@ -171,6 +189,7 @@ impl Rules {
             format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
         text.push_str(NFT_DOORS);
         text.push_str(&Self::nft_denied());
+        text.push_str(&Self::nft_paced());
         let closed = format!("iifname \"{}*\"", self.closed_prefix);
         for hook in ["input", "forward"] {
             text.push_str(&format!(
@@ -194,7 +213,7 @@ impl Rules {
         let bridge = bridge.to_owned();
         resolvers.into_iter().flat_map(move |ip| {
             ["udp", "tcp"]
-                .map(|protocol| format!("{bridge} ip daddr {ip} {protocol} dport 53 accept"))
+                .map(|protocol| format!("{bridge} ip daddr {ip} {protocol} dport 53 goto paced"))
         })
     }
 
@@ -202,7 +221,7 @@ impl Rules {
     fn nft_input(&self, bridge: &str, closed: &str) -> Vec<String> {
         let mut rules = vec![
             self.nft_doors_rule(),
-            format!("{closed} fib daddr . iif type local tcp dport {PROXY_PORT} accept"),
+            format!("{closed} fib daddr . iif type local tcp dport {PROXY_PORT} goto paced"),
             format!("{closed} goto denied"),
         ];
         rules.extend(self.nft_resolvers(bridge));
@@ -220,7 +239,7 @@ impl Rules {
         rules.extend(
             self.allowed
                 .iter()
-                .map(|range| format!("{bridge} ip daddr {range} accept")),
+                .map(|range| format!("{bridge} ip daddr {range} goto paced")),
         );
         rules.extend(
             DENIED
@@ -232,13 +251,14 @@ impl Rules {
             "oifname \"{}*\" ct state new drop",
             self.bridge_prefix
         ));
+        rules.push(format!("{bridge} goto paced"));
         rules
     }
 
     /// Rules that `nft list table` must show: one line each.
     pub fn nft_rule_count(&self) -> usize {
         let resolvers = self.resolvers_v4().count();
-        4 * resolvers + self.allowed.len() + DENIED.len() + 8
+        4 * resolvers + self.allowed.len() + DENIED.len() + 9
     }
 
     /// Chain names of the fallback.
@@ -253,6 +273,12 @@ impl Rules {
         let closed = format!("{}+", self.closed_prefix);
         let mut text =
             format!("*filter\n:{input} - [0:0]\n:{forward} - [0:0]\n-F {input}\n-F {forward}\n");
+        for chain in [&input, &forward] {
+            text.push_str(&format!(
+                "-A {chain} -i {bridge} -m conntrack --ctstate NEW -m hashlimit --hashlimit-above {PACE}/second --hashlimit-burst {BURST} --hashlimit-mode srcip --hashlimit-srcmask 29 --hashlimit-name {} -j DROP\n",
+                self.table
+            ));
+        }
         // The gateways of other slots are refused by the proxy, which knows its own.
         text.push_str(&format!(
             "-A {input} -i {closed} -p tcp --dport {PROXY_PORT} -m addrtype --dst-type LOCAL --limit-iface-in -j ACCEPT\n"
@@ -332,7 +358,7 @@ mod tests {
     fn a_resolver_is_let_through_before_its_range_is_denied() {
         let text = rules().nft();
         let forward = text.split("chain forward").nth(1).unwrap();
-        let allowed = forward.find("10.0.0.2 udp dport 53 accept").unwrap();
+        let allowed = forward.find("10.0.0.2 udp dport 53 goto paced").unwrap();
         let denied = forward.find("10.0.0.0/8 goto denied").unwrap();
         assert!(allowed < denied);
         assert!(!text.contains("fd00"));
@@ -364,7 +390,7 @@ mod tests {
         let text = rules().nft();
         let input = text.split("chain input").nth(1).unwrap();
         let rule = input
-            .find("iifname . ip daddr . tcp dport @doors accept")
+            .find("iifname . ip daddr . tcp dport @doors goto paced")
             .unwrap();
         assert!(rule < input.find("goto denied").unwrap());
         assert!(!text.contains("elements"), "closed unless a job has one");
@@ -382,7 +408,7 @@ mod tests {
     fn what_is_counted_is_bounded_and_dropped_whether_it_was_counted_or_not() {
         let text = rules().nft();
         let sets = text.matches("\tset ").count();
-        assert_eq!((sets, text.matches("\tsize ").count()), (5, 5));
+        assert_eq!((sets, text.matches("\tsize ").count()), (7, 7));
         assert_eq!(
             text.matches("\ttimeout ").count(),
             3,
@@ -405,12 +431,39 @@ mod tests {
         );
     }
 
+    /// Whatever a sandbox may reach, it begins connections to it at its pace and no faster.
+    #[test]
+    fn nothing_is_let_through_past_the_pace() {
+        let text = rules().nft();
+        let hooked = text.split("chain input").last().unwrap();
+        assert!(!hooked.contains(" accept\n"), "{hooked}");
+        let last = hooked.lines().rfind(|line| line.contains("ifname"));
+        assert_eq!(
+            last.map(str::trim),
+            Some("iifname \"ls-0a1b2c-*\" goto paced")
+        );
+        let paced = text.split("chain paced {\n").nth(1).unwrap();
+        let first = paced.lines().next().unwrap().trim();
+        assert_eq!(
+            first,
+            "ct state new update @pace { iifname limit rate over 200/second burst 4096 packets } goto crowded"
+        );
+        let text = rules().iptables();
+        for chain in ["-in", "-fw"] {
+            let mut of_chain = text
+                .lines()
+                .filter(|line| line.starts_with(&format!("-A longshore_0a1b2c{chain} ")));
+            let first = of_chain.next().unwrap();
+            assert!(first.contains("--hashlimit-above 200/second"), "{first}");
+        }
+    }
+
     #[test]
     fn an_allowed_range_opens_neither_other_sandboxes_nor_a_closed_slot() {
         for (text, allow, before) in [
             (
                 rules().nft(),
-                "ip daddr 10.7.0.0/16 accept",
+                "ip daddr 10.7.0.0/16 goto paced",
                 [
                     "iifname \"ls-0a1b2c-a*\" goto denied",
                     "oifname \"ls-*\" goto denied",
@@ -442,7 +495,7 @@ mod tests {
         assert_eq!(
             closed,
             [
-                "iifname \"ls-0a1b2c-a*\" fib daddr . iif type local tcp dport 3128 accept",
+                "iifname \"ls-0a1b2c-a*\" fib daddr . iif type local tcp dport 3128 goto paced",
                 "iifname \"ls-0a1b2c-a*\" goto denied",
                 "iifname \"ls-0a1b2c-a*\" goto denied",
             ]

@@ -19,6 +19,8 @@ use crate::netfilter::Changes;
 use crate::runtime::lock;
 
 const TOOL: Duration = Duration::from_secs(10);
+/// Until what was loaded is what was read twice in a row.
+const LOADS: u32 = 5;
 /// Two hand-overs within this time share one verification.
 const VERIFIED_FOR: Duration = Duration::from_millis(200);
 /// Nor is it listed again before this while the kernel says that no rule changed.
@@ -28,7 +30,7 @@ const UNCHANGED_FOR: Duration = Duration::from_secs(30);
 struct State {
     tool: Option<Tool>,
     /// The listing right after loading: anything else is a change.
-    listing: Option<String>,
+    listing: Option<Listing>,
     verified: Option<Instant>,
     problem: Option<String>,
     /// Put back when the rules are.
@@ -55,6 +57,15 @@ impl State {
         self.doubtful |= !none;
         !self.doubtful
     }
+}
+
+/// What is loaded, as the tool tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Listing {
+    /// The same until they are loaded anew.
+    rules: String,
+    /// Openings come and go between.
+    doors: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +129,9 @@ impl Firewall {
                 .await
                 .map_err(refused)?;
             state.doors.insert(door);
+            if state.listing.is_none() {
+                self.verify_or_load(&mut state).await.map_err(refused)?;
+            }
         }
         Ok(())
     }
@@ -150,9 +164,15 @@ impl Firewall {
             }
         }
         if let Some(tool) = state.tool
-            && state.listing.is_some()
+            && let Some(before) = &state.listing
         {
-            state.listing = Some(self.list(tool).await?);
+            let now = self.list(tool).await?;
+            // What else changed since it was verified is nothing to get used to.
+            let only_doors = now.rules == before.rules;
+            state.listing = only_doors.then_some(now);
+            if !only_doors {
+                state.verified = None;
+            }
         }
         Ok(())
     }
@@ -287,15 +307,10 @@ impl Firewall {
         if let Some(reading) = self.read_by(state.tool).await {
             self.add_up(&reading);
         }
-        match tool {
-            Tool::Nft => {
-                run("nft", &["-f", "-"], &self.rules.nft()).await?;
-            }
-            Tool::Iptables => self.load_iptables().await?,
-        }
-        let listing = self.list(tool).await?;
+        let listing = self.load(tool).await?;
         let prefix = &self.rules.bridge_prefix;
         let rules = listing
+            .rules
             .lines()
             .filter(|line| line.contains(prefix.as_str()))
             .count();
@@ -324,7 +339,32 @@ impl Firewall {
         for door in state.doors.clone() {
             self.change(state, &door, true).await?;
         }
-        Ok(())
+        match state.listing {
+            Some(_) => Ok(()),
+            None => Err("somebody changes the firewall rules while they are loaded".into()),
+        }
+    }
+
+    /// Loads until two loads in a row read the same: what somebody changed between a load and
+    /// its reading would be taken for what was loaded.
+    async fn load(&self, tool: Tool) -> Result<Listing, String> {
+        let mut before = None;
+        for _ in 0..LOADS {
+            match tool {
+                Tool::Nft => {
+                    run("nft", &["-f", "-"], &self.rules.nft()).await?;
+                }
+                Tool::Iptables => self.load_iptables().await?,
+            }
+            let now = self.list(tool).await?;
+            if before.as_ref() == Some(&now) {
+                return Ok(now);
+            }
+            before = Some(now);
+        }
+        Err(format!(
+            "somebody changes the firewall rules: {LOADS} loads in a row read differently"
+        ))
     }
 
     async fn pick(&self) -> Result<Tool, String> {
@@ -340,14 +380,14 @@ impl Firewall {
         }
     }
 
-    async fn list(&self, tool: Tool) -> Result<String, String> {
+    async fn list(&self, tool: Tool) -> Result<Listing, String> {
         match tool {
             Tool::Nft => {
                 // Without what the counting sets hold: that changes with every denied packet.
                 let table = &self.rules.table;
                 let rules = run("nft", &["-t", "list", "table", "inet", table], "").await?;
                 let doors = run("nft", &["list", "set", "inet", table, "doors"], "").await?;
-                Ok(rules + &doors)
+                Ok(Listing { rules, doors })
             }
             Tool::Iptables => {
                 let [input, forward] = self.rules.chains();
@@ -364,7 +404,13 @@ impl Firewall {
                         }
                     }
                 }
-                Ok(text)
+                let door = format!(" --dport {} ", agent_core::containers::PORT);
+                let (doors, rules): (Vec<&str>, Vec<&str>) =
+                    text.lines().partition(|line| line.contains(&door));
+                Ok(Listing {
+                    rules: rules.join("\n"),
+                    doors: doors.join("\n"),
+                })
             }
         }
     }

@@ -163,6 +163,9 @@ impl Inner {
         for resolver in &self.config.dns {
             told.push(format!("--resolver={resolver}"));
         }
+        for range in &self.config.allow_ranges {
+            told.push(format!("--allowed={range}"));
+        }
         for gap in dialect::gaps(&facts.kind, facts.cgroup_version) {
             told.push(format!("--unclaimed={}", gap.property));
         }

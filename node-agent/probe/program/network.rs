@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::report::Report;
-use crate::setting::{REACH, Setting, Target};
+use crate::setting::{REACH, Range, Setting, Target};
 use crate::view::View;
 
 const PATIENCE: Duration = Duration::from_millis(1_500);
@@ -17,7 +17,12 @@ const METADATA: [[u8; 4]; 3] = [
     [169, 254, 170, 2],
     [100, 100, 100, 200],
 ];
-const PRIVATE: [[u8; 4]; 3] = [[10, 0, 0, 1], [172, 16, 0, 1], [192, 168, 0, 1]];
+const PRIVATE: [[u8; 4]; 4] = [
+    [10, 0, 0, 1],
+    [172, 16, 0, 1],
+    [192, 168, 0, 1],
+    [100, 64, 0, 1],
+];
 
 /// Docker's, inside the sandbox's own network namespace.
 const ENGINES_RESOLVER: &str = "127.0.0.11";
@@ -40,7 +45,7 @@ pub(crate) fn look(view: &View, setting: &Setting, report: &mut Report) {
         return;
     }
     let mut targets = setting.targets.clone();
-    targets.extend(usual(view, &targets));
+    targets.extend(usual(view, &targets, &setting.allowed));
     // Beside each other: each may take all of its patience.
     let ended: Vec<(Target, Ended)> = std::thread::scope(|scope| {
         let started: Vec<_> = targets
@@ -121,8 +126,9 @@ fn attempt(address: SocketAddr) -> Ended {
     }
 }
 
-/// Addresses that every sandbox tries, besides those it was told.
-fn usual(view: &View, told: &[Target]) -> Vec<Target> {
+/// Addresses that every sandbox tries, besides those it was told. What the operator opened
+/// is no private network to it.
+fn usual(view: &View, told: &[Target], allowed: &[Range]) -> Vec<Target> {
     let mut more = Vec::new();
     let mut add = |name, address: Ipv4Addr, port| {
         let address = SocketAddr::from((address, port));
@@ -142,8 +148,10 @@ fn usual(view: &View, told: &[Target]) -> Vec<Target> {
     for address in METADATA {
         add("no_metadata", address.into(), 80);
     }
-    for address in PRIVATE {
-        add("no_private_networks", address.into(), 80);
+    for address in PRIVATE.map(Ipv4Addr::from) {
+        if !allowed.iter().any(|range| range.holds(address)) {
+            add("no_private_networks", address, 80);
+        }
     }
     more
 }
@@ -255,6 +263,21 @@ mod tests {
         let begin = std::time::Instant::now();
         while attempt(address) == Ended::Connected && begin.elapsed().as_secs() < 5 {}
         assert_eq!(attempt(address), Ended::Answered);
+    }
+
+    #[test]
+    fn what_the_operator_opened_is_not_tried() {
+        let arguments = ["--allowed=192.168.0.0/24", "--allowed=10.0.0.0/8"];
+        let setting = Setting::parse(arguments.map(str::to_owned).into_iter()).unwrap();
+        let of = |allowed: &[Range]| -> Vec<String> {
+            usual(&View::new("/nowhere"), &[], allowed)
+                .into_iter()
+                .filter(|target| target.name == "no_private_networks")
+                .map(|target| target.address.to_string())
+                .collect()
+        };
+        assert_eq!(of(&setting.allowed), ["172.16.0.1:80", "100.64.0.1:80"]);
+        assert_eq!(of(&[]).len(), PRIVATE.len());
     }
 
     #[test]

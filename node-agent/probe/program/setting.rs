@@ -1,6 +1,6 @@
 //! What the probe is told of the sandbox it is in.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// A place that the sandbox must not reach.
@@ -11,6 +11,20 @@ pub(crate) struct Target {
     pub(crate) address: SocketAddr,
     /// The host saw that somebody listens there.
     pub(crate) answers: bool,
+}
+
+/// Addresses that begin with these bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    base: Ipv4Addr,
+    bits: u32,
+}
+
+impl Range {
+    pub(crate) fn holds(self, address: Ipv4Addr) -> bool {
+        let differ = u32::from(self.base) ^ u32::from(address);
+        differ.leading_zeros() >= self.bits
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -31,6 +45,8 @@ pub(crate) struct Setting {
     pub(crate) unclaimed: Vec<String>,
     /// Resolvers of the node, which sandboxes may ask.
     pub(crate) resolvers: Vec<String>,
+    /// Private ranges that the operator opened to sandboxes.
+    pub(crate) allowed: Vec<Range>,
     pub(crate) memory: Option<u64>,
     pub(crate) pids: Option<u64>,
     /// Listens here and does nothing else.
@@ -75,6 +91,7 @@ impl Setting {
             host_namespaces: Vec::new(),
             unclaimed: TOLD.map(str::to_owned).to_vec(),
             resolvers: Vec::new(),
+            allowed: Vec::new(),
             memory: None,
             pids: None,
             listen: None,
@@ -97,6 +114,7 @@ impl Setting {
                 "--host-namespace" => setting.host_namespaces.push(value.to_owned()),
                 "--unclaimed" => setting.unclaimed.push(value.to_owned()),
                 "--resolver" => setting.resolvers.push(value.to_owned()),
+                "--allowed" => setting.allowed.push(range(value)?),
                 "--memory" => setting.memory = Some(number()?),
                 "--pids" => setting.pids = Some(number()?),
                 "--listen" => {
@@ -129,6 +147,16 @@ fn one_of(name: &str, value: &str, words: &[&str]) -> Result<String, String> {
         return Ok(value.to_owned());
     }
     Err(format!("{name}: {value:?} is none of {}", words.join(", ")))
+}
+
+fn range(value: &str) -> Result<Range, String> {
+    let parsed = value.split_once('/').and_then(|(base, bits)| {
+        Some(Range {
+            base: base.parse().ok()?,
+            bits: bits.parse().ok().filter(|bits| *bits <= 32)?,
+        })
+    });
+    parsed.ok_or_else(|| format!("--allowed: {value:?} is not ADDRESS/BITS"))
 }
 
 /// `no_host_services,10.0.0.1:80` or, where the host saw a listener, `...,answers`.
@@ -187,6 +215,8 @@ mod tests {
             "--deny=no_peers,10.0.0.1:80,perhaps",
             "--memory=much",
             "--listen=70000",
+            "--allowed=10.0.0.0",
+            "--allowed=10.0.0.0/33",
             "-x",
         ] {
             assert!(parse(&[wrong]).is_err(), "{wrong}");

@@ -401,6 +401,63 @@ async fn version_6(
     only_by(all, &mut sockets, ("input", &wall), &tries).await;
 }
 
+/// One table of connections is everybody's on a host.
+pub(crate) async fn a_flood_of_connections_leaves_the_host_its_table(on: On) {
+    const MANY: usize = 12_000;
+    let outside = Outside::put_up(&on);
+    let _caught = outside_at(&outside, INTERNET, PORT);
+    let mut bench = Bench::start_with(&on, "many", &["--dns", RESOLVER]).await;
+    let runner = attacker(&mut bench, "many").await;
+    let neighbour = attacker(&mut bench, "neighbour").await;
+    let whole = on.must(&format!("nft -t list table inet {}", bench.table()));
+    let held = || {
+        let count = on.must("cat /proc/sys/net/netfilter/nf_conntrack_count");
+        count.trim().parse::<usize>().unwrap()
+    };
+    let flood = || {
+        let begin = Instant::now();
+        let said = attempt(
+            &bench,
+            &runner,
+            &format!("./attack flood {INTERNET} {PORT} {MANY}"),
+        );
+        assert_eq!(said.trim(), format!("sent {MANY}"));
+        begin.elapsed()
+    };
+    let before = held();
+    let took = flood();
+    let most = 4_096 + 200 * (took.as_secs() as usize + 1) + before + 64;
+    assert!(most < MANY, "too slow to be a flood: {took:?}");
+    let now = held();
+    assert!(
+        (4_096..most).contains(&now),
+        "{now} connections, {before} before"
+    );
+    // Its haste is its own.
+    assert!(reaches(&bench, &neighbour, INTERNET, 80), "a neighbour");
+
+    bench.freeze_agent(true);
+    remove_rules(&bench, &on, "paced", "limit rate over");
+    flood();
+    let now = held();
+    assert!(now > MANY, "{now} connections without the rule");
+    bench.freeze_agent(false);
+    until_restored(&bench, &on, &whole).await;
+    let denied = bench.let_go(&runner).await.denied.expect("it is told");
+    let told = denied
+        .destinations
+        .iter()
+        .find(|d| d.reason == "too_many_connections");
+    let told = told.unwrap_or_else(|| panic!("{denied:#?}"));
+    assert!(
+        told.count > 1_000 && denied.total >= told.count,
+        "{denied:#?}"
+    );
+    let denied = bench.let_go(&neighbour).await.denied.expect("it is told");
+    assert_eq!((denied.total, denied.destinations), (0, vec![]));
+    bench.finish().await;
+}
+
 /// Every attempt, with what became of it.
 fn outcomes(said: &str) -> Vec<(&str, &str)> {
     let outcomes: Vec<_> = said

@@ -22,6 +22,7 @@ mod images;
 mod layout;
 mod luck;
 mod namespaces;
+mod next;
 mod on;
 mod podman;
 mod probing;
@@ -140,6 +141,22 @@ mod walls_of_docker {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_goes_past_tcp_is_denied_by_one_rule() {
         super::attacks::what_goes_past_tcp_is_denied_by_one_rule(super::On::own_docker()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_change_at_the_wrong_moment_is_undone_too() {
+        super::walls::a_change_at_the_wrong_moment_is_undone_too(super::On::Host).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_opened_range_is_reached_and_is_no_breach() {
+        super::walls::an_opened_range_is_reached_and_is_no_breach(super::On::own_docker()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_flood_of_connections_leaves_the_host_its_table() {
+        super::attacks::a_flood_of_connections_leaves_the_host_its_table(super::On::own_docker())
+            .await
     }
 
     #[tokio::test(flavor = "multi_thread")]

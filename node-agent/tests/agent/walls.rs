@@ -14,6 +14,7 @@ use longshore_proto::v1::runner_intent::Desired;
 
 use crate::namespaces::{Namespaces, command, within};
 use crate::on::{Kind, On};
+use crate::profiles::under;
 use crate::support::{Bench, run};
 
 pub(crate) const HOST_ON_LAN: &str = "192.168.77.1";
@@ -304,6 +305,27 @@ pub(crate) async fn each_denial_is_one_rule(on: On) {
     bench.finish().await;
 }
 
+/// What the operator opened is reached, and the node does not take that for a broken wall.
+pub(crate) async fn an_opened_range_is_reached_and_is_no_breach(on: On) {
+    // One of those that every look tries, as a router's would be.
+    const ROUTER: &str = "192.168.0.1";
+    let outside = Outside::put_up(&on);
+    on.must(&format!(
+        "nsenter -t {} -n ip addr add {ROUTER}/32 dev out-p; ip route add {ROUTER}/32 via {NEIGHBOUR}",
+        outside.pid()
+    ));
+    let flags = ["--dns", RESOLVER, "--allow-ranges", "192.168.0.0/24"];
+    let mut bench = Bench::start_with(&on, "opened", &flags).await;
+    bench.looked().await;
+    let runner = sandbox(&mut bench, "opened").await;
+    assert!(reaches(&bench, &runner, ROUTER, 80), "what was opened");
+    assert!(!reaches(&bench, &runner, NEIGHBOUR, 80), "and no more");
+    let told = bench.property("no_private_networks");
+    assert!(bench.guarantees("no_private_networks"), "{told:?}");
+    bench.let_go(&runner).await;
+    bench.finish().await;
+}
+
 /// Addresses and a way out, which no sandbox has.
 pub(crate) fn give_ipv6(bench: &Bench, on: &On, runner: &str) {
     let pid = bench.docker(&["inspect", "-f", "{{.State.Pid}}", runner]);
@@ -490,6 +512,48 @@ pub(crate) async fn no_hand_over_while_the_table_is_gone(on: On) {
                 .all(|c| c.kind != "firewall_missing")
         })
         .await;
+    bench.let_go(&runner).await;
+    bench.finish().await;
+}
+
+/// What somebody changes between a load and its reading, or while a job's door is opened, is
+/// not taken for what the rules should be.
+pub(crate) async fn a_change_at_the_wrong_moment_is_undone_too(on: On) {
+    use std::os::unix::fs::PermissionsExt;
+    let mut bench = Bench::start(&on, "moment").await;
+    let table = bench.table();
+    let whole = on.must(&format!("nft -t list table inet {table}"));
+    let tools = tempfile::tempdir().unwrap();
+    let at = |name: &str| tools.path().join(name);
+    let nft = at("nft");
+    // Once each: right after the rules were loaded, and right after a door was opened.
+    let script = format!(
+        "#!/bin/sh\nPATH=${{PATH#*:}}\ninput=$(cat)\nprintf '%s\\n' \"$input\" | nft \"$@\" || exit\n\
+         case $input in *'delete table'*) now=load;; *'add element'*' doors {{'*) now=door;; *) exit 0;; esac\n\
+         mkdir {}/$now 2>/dev/null && nft insert rule inet {table} denied accept\nexit 0\n",
+        tools.path().display()
+    );
+    std::fs::write(&nft, script).unwrap();
+    std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755)).unwrap();
+    bench.terminate_agent().await;
+    bench.prefer_tools(tools.path());
+    bench.start_agent().await;
+    let runner = bench.name("job");
+    let wanted = under("containers", &bench.image());
+    bench.want(&runner, wanted).await;
+    bench.phase(&runner, Phase::Ready).await;
+    assert!(at("load").exists(), "it was changed after the load");
+    until_restored(&bench, &on, &whole).await;
+    let job = "while [ ! -e _work/stop ]; do sleep 0.2; done";
+    bench.register(&runner, job, "x").await;
+    bench.phase(&runner, Phase::Busy).await;
+    assert!(at("door").exists(), "and when the door was opened");
+    until_restored(&bench, &on, &whole).await;
+    // The door itself stays open.
+    let doors = on.must(&format!("nft list set inet {table} doors"));
+    assert!(doors.contains("3129"), "{doors}");
+    bench.touch(&runner, "/home/runner/_work/stop");
+    bench.phase(&runner, Phase::Exited).await;
     bench.let_go(&runner).await;
     bench.finish().await;
 }

@@ -6,6 +6,7 @@
  *   attack process PID      reach into a process, by number
  *   attack whoami           effective user, for a setuid copy of this program
  *   attack udp ADDR PORT N  one datagram of N bytes, with an interface as ADDR%IF
+ *   attack flood ADDR PORT N  one datagram from each of N ports
  *   attack ping ADDR        one echo, "reply" or "silence"
  */
 #define _GNU_SOURCE
@@ -174,6 +175,20 @@ static int send_datagram(const char *address, int port, size_t size) {
     return 0;
 }
 
+/* Each is a connection to a kernel that keeps count of them. */
+static int flood(const char *address, int port, int count) {
+    struct sockaddr_storage to;
+    socklen_t length;
+    int family = family_of(address, port, &to, &length), sent = 0;
+    for (int n = 0; n < count; n++) {
+        struct sockaddr_in from = {.sin_family = AF_INET, .sin_port = htons(20000 + n)};
+        int fd = socket(family, SOCK_DGRAM, 0);
+        if (!bind(fd, (void *)&from, sizeof from) && sendto(fd, "x", 1, 0, (void *)&to, length) == 1) sent++;
+        close(fd);
+    }
+    return printf("sent %d\n", sent) < 0;
+}
+
 static int echo(const char *address) {
     struct sockaddr_storage to;
     socklen_t length;
@@ -198,6 +213,7 @@ int main(int count, char **words) {
     if (count == 3 && !strcmp(words[1], "process")) return try_process(atoi(words[2]));
     if (count == 2 && !strcmp(words[1], "whoami")) return printf("%d\n", geteuid()) < 0;
     if (count == 5 && !strcmp(words[1], "udp")) return send_datagram(words[2], atoi(words[3]), atoi(words[4]));
+    if (count == 5 && !strcmp(words[1], "flood")) return flood(words[2], atoi(words[3]), atoi(words[4]));
     if (count == 3 && !strcmp(words[1], "ping")) return echo(words[2]);
     return 64;
 }
