@@ -231,6 +231,23 @@ pub(crate) async fn only_what_is_listed_is_reached_and_only_by_the_proxy(on: On)
         &client_hello("other.test"),
     );
     assert!(said.contains("403 Forbidden"), "{said}");
+    // Other ports, addresses in every spelling, and what is no host and port.
+    for (to, status) in [
+        ("allowed.test:22", "403 Forbidden"),
+        ("allowed.test:8081", "403 Forbidden"),
+        ("wild.test:443", "403 Forbidden"),
+        ("private.test:443", "403 Forbidden"),
+        ("127.0.0.1:443", "403 Forbidden"),
+        ("2130706433:443", "403 Forbidden"),
+        ("169.254.169.254:80", "403 Forbidden"),
+        ("[::1]:443", "400 Bad Request"),
+        ("[64:ff9b::a9fe:a9fe]:443", "400 Bad Request"),
+        ("allowed.test", "400 Bad Request"),
+    ] {
+        let said = connect(&bench, &runner, to, &hello);
+        assert!(said.contains(status), "{to}: {said}");
+        assert!(!said.contains("TUNNELLED"), "{to}: {said}");
+    }
     // A tunnel that was allowed carries TLS for that very host, or nothing.
     for (what, first) in [
         ("another name", client_hello("other.test")),
@@ -273,6 +290,7 @@ pub(crate) async fn only_what_is_listed_is_reached_and_only_by_the_proxy(on: On)
         ("other.test", "http", 80, "not_listed"),
         ("other.test", "connect", 443, "not_listed"),
         ("allowed.test", "http", 8081, "port_not_listed"),
+        ("allowed.test", "connect", 22, "port_not_listed"),
         ("private.test", "http", 80, "private_address"),
         ("metadata.test", "http", 80, "private_address"),
         ("own.test", "http", 80, "private_address"),

@@ -123,3 +123,50 @@ async fn volumes_of_an_image_and_containers_beside_a_job_count_as_its_disk() {
     is_ended_for_its_disk(&mut bench, &beside, &job).await;
     bench.finish().await;
 }
+
+/// While hardly anything is left for anybody, who took the most makes room; who took little stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_disk_that_is_nearly_full_the_job_that_takes_the_most_is_ended() {
+    let disk = SmallDisk::of("192m");
+    let folder = tempfile::tempdir_in(disk.0.path()).unwrap();
+    let flags = ["--job-disk", "128MiB"];
+    let mut bench = Bench::start_in(&On::Host, "floor", folder, &flags).await;
+    let (large, small) = (bench.name("large"), bench.name("small"));
+    let write = |mib: u32| {
+        format!(
+            "dd if=/dev/zero of=_work/some bs=1M count={mib} && touch _work/written; \
+             while [ ! -e _work/go ]; do sleep 0.1; done; exit 4"
+        )
+    };
+    for (runner, mib) in [(&small, 8), (&large, 80)] {
+        bench.want(runner, run(&bench.image())).await;
+        bench.register(runner, &write(mib), "x").await;
+        bench.phase(runner, Phase::Busy).await;
+        let wait = "t=0; until [ -e /home/runner/_work/written ]; do sleep 0.1; t=$((t+1)); [ $t -lt 600 ] || exit 1; done";
+        bench.exec(runner, wait);
+    }
+    // Less than a quarter of the 64 MiB that the agent of these tests keeps free.
+    let free = Command::new("stat")
+        .args(["-f", "-c", "%a %S"])
+        .arg(disk.0.path())
+        .output()
+        .unwrap();
+    let free = String::from_utf8(free.stdout).unwrap();
+    let (blocks, size) = free.trim().split_once(' ').unwrap();
+    let free: usize = blocks.parse::<usize>().unwrap() * size.parse::<usize>().unwrap();
+    std::fs::write(disk.filler(), vec![1; free - (8 << 20)]).unwrap();
+    let exited = bench.phase(&large, Phase::Exited).await;
+    let exit = exited.exit.expect("an end has an exit");
+    assert_eq!(exit.cause(), Cause::DiskFull, "{exit:?}");
+    assert!(
+        exit.detail.contains("less than a quarter of min_free_disk"),
+        "{}",
+        exit.detail
+    );
+    assert_eq!(bench.phase_now(&small), Some(Phase::Busy));
+    std::fs::remove_file(disk.filler()).unwrap();
+    bench.touch(&small, "/home/runner/_work/go");
+    let exited = bench.phase(&small, Phase::Exited).await;
+    assert_eq!(exited.exit.expect("an exit").code, Some(4));
+    bench.finish().await;
+}
