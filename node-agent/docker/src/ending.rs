@@ -135,7 +135,7 @@ impl Inner {
         if let Some(slot) = handle.slot {
             self.give_back(slot, handle.kind).await;
         }
-        lock(&self.sandboxes).remove(runner);
+        self.forget(runner);
         self.standby.served(runner);
         Ok(())
     }

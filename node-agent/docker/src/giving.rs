@@ -146,7 +146,7 @@ impl Inner {
             return Err(error);
         }
         // No longer this runner's, so that it is not removed with it a second time.
-        lock(&self.sandboxes).remove(runner);
+        self.forget(runner);
         if let Some(slot) = dead.slot {
             self.give_back(slot, dead.kind).await;
         }

@@ -350,6 +350,12 @@ impl Inner {
             .ok_or_else(|| refused(format!("this agent has no sandbox for {runner}")))
     }
 
+    /// What a runner's sandbox took of the node is there again.
+    pub(crate) fn forget(&self, runner: &str) {
+        lock(&self.sandboxes).remove(runner);
+        self.standby.room_came();
+    }
+
     /// What the sandboxes of runners take of the node.
     pub(crate) fn takes(&self) -> Vec<Resources> {
         lock(&self.sandboxes)

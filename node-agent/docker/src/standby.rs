@@ -260,6 +260,11 @@ impl Pool {
         self.wake.notify_one();
     }
 
+    /// A job is gone, and what it took can be used again.
+    pub(crate) fn room_came(&self) {
+        self.wake.notify_one();
+    }
+
     /// The engine answers after it did not: what failed meanwhile is tried at once.
     pub(crate) fn engine_is_back(&self) {
         self.state().failed.clear();
