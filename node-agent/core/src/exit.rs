@@ -166,15 +166,38 @@ mod tests {
             (1, Cause::RunnerRefused),
             (2, Cause::RunnerRefused),
             (3, Cause::RunnerRefused),
+            (4, Cause::RunnerRefused),
             (5, Cause::SessionConflict),
+            (6, Cause::RunnerRefused),
             (7, Cause::VersionDeprecated),
+            (100, Cause::Finished),
+            (101, Cause::Finished),
             (102, Cause::Finished),
+            (103, Cause::Finished),
+            (104, Cause::Finished),
+            (105, Cause::Finished),
+            (106, Cause::Finished),
             (137, Cause::Killed),
             (126, Cause::NeverStarted),
             (127, Cause::NeverStarted),
             (entry::MISMATCH, Cause::NeverStarted),
         ] {
             assert_eq!(classify(&ran(code)).0, cause, "code {code}");
+        }
+    }
+
+    #[test]
+    fn every_result_has_its_word_and_what_is_none_says_its_code() {
+        for (code, word) in [
+            (100, "job succeeded"),
+            (101, "job succeeded with issues"),
+            (102, "job failed"),
+            (103, "job cancelled"),
+            (104, "job skipped"),
+            (105, "job abandoned"),
+            (106, "the runner program ended with code 106"),
+        ] {
+            assert_eq!(classify(&ran(code)).1, word);
         }
     }
 

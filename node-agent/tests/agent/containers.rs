@@ -5,6 +5,7 @@ use agent_core::seccomp::filter;
 use longshore_proto::v1::observed_runner::Phase;
 use serde_json::{Value, json};
 
+use crate::images::{REGISTRY, Registry};
 use crate::on::On;
 use crate::profiles::{built, under};
 use crate::support::{self, Bench, docker};
@@ -424,6 +425,57 @@ async fn an_image_that_is_only_on_the_node_is_given_to_no_job_that_is_not_in_it(
     assert_eq!((code, out.as_str()), (0, "for-anybody\n"));
     let (code, out, _) = job.ask(step(&image, "echo its own"));
     assert_eq!((code, out.as_str()), (0, "its own\n"));
+    bench.touch(&runner, "/home/runner/_work/ask/end");
+    bench.phase(&runner, Phase::Exited).await;
+    bench.intend(&[], &[]).await;
+    bench.gone(&runner).await;
+    bench.finish().await;
+}
+
+/// What a registry gives to anybody is pulled for a job; a name that it does not know stays the
+/// owner's, whatever is on the node under it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_anybody_can_pull_is_pulled_for_a_job_and_what_the_node_has_besides_is_not_given() {
+    let on = On::own_docker();
+    let registry = Registry::start(&on);
+    let (public, private) = (
+        format!("{REGISTRY}/acme/tool:1"),
+        format!("{REGISTRY}/acme/private:1"),
+    );
+    let id = registry.publish(&public, "1");
+    // Another one has that name here: it is not what the job gets.
+    for name in [&public, &private] {
+        registry.docker(&["tag", &support::image(), name]);
+    }
+    let mut bench = Bench::start_with(&on, "public", &["--pull", "true"]).await;
+    let own = built(&support::image(), "RUN echo another >/another");
+    on.docker().load(&own.0);
+    let runner = bench.name("job");
+    bench
+        .intend(&[(&runner, under("containers", &own.0))], &[])
+        .await;
+    let container = bench.phase(&runner, Phase::Ready).await.container_id;
+    bench.register(&runner, JOB, "x").await;
+    bench.phase(&runner, Phase::Busy).await;
+    let mut job = Job {
+        bench: &bench,
+        runner: runner.clone(),
+        asked: 0,
+    };
+    let (code, out, _) = job.ask(step(&private, "echo started"));
+    assert_eq!(code, 1, "{out}");
+    assert!(
+        out.contains("container_images") && !out.contains("started"),
+        "{out}"
+    );
+    let mut request = prepare(&public);
+    request["args"]["services"] = json!([]);
+    let (code, out, _) = job.ask(request);
+    assert_eq!(code, 0, "{out}\n{}", bench.agent_log());
+    let filter = format!("label=longshore.of={container}");
+    let beside = bench.docker(&["ps", "-aq", "--filter", &filter]);
+    let made = bench.docker(&["inspect", "-f", "{{.Image}}", beside.trim()]);
+    assert_eq!(made.trim(), id, "the registry's");
     bench.touch(&runner, "/home/runner/_work/ask/end");
     bench.phase(&runner, Phase::Exited).await;
     bench.intend(&[], &[]).await;

@@ -12,10 +12,10 @@ use longshore_proto::v1::runner_exit::Cause;
 use crate::on::On;
 use crate::support::{self, Bench, deadline, run};
 
-const REGISTRY: &str = "127.0.0.1:5000";
+pub(crate) const REGISTRY: &str = "127.0.0.1:5000";
 
 /// Ends with the test.
-struct Registry {
+pub(crate) struct Registry {
     program: Child,
     _folder: tempfile::TempDir,
     engine: String,
@@ -29,7 +29,7 @@ impl Drop for Registry {
 }
 
 impl Registry {
-    fn start(on: &On) -> Self {
+    pub(crate) fn start(on: &On) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config.yml");
         let text = format!(
@@ -59,7 +59,7 @@ impl Registry {
         }
     }
 
-    fn docker(&self, arguments: &[&str]) -> String {
+    pub(crate) fn docker(&self, arguments: &[&str]) -> String {
         support::docker(&[&["-H", &self.engine], arguments].concat())
     }
 
@@ -72,7 +72,7 @@ impl Registry {
 
     /// A runner image of its own under this name at the registry, and of this program's
     /// doing not on the node: the registry's other name leaves names here alone. Its id.
-    fn publish(&self, name: &str, version: &str) -> String {
+    pub(crate) fn publish(&self, name: &str, version: &str) -> String {
         let name = &name.replacen("127.0.0.1", "localhost", 1);
         let file = format!(
             "printf 'FROM {}\\nLABEL version={name}-{version}\\n' | DOCKER_BUILDKIT=0 docker -H {} build -q -t {name} -",
