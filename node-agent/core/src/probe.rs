@@ -42,7 +42,7 @@ impl Probed {
 }
 
 /// Every property that the probe looks at, by its row.
-pub const PROPERTIES: [(u32, &str); 37] = [
+pub const PROPERTIES: [(u32, &str); 38] = [
     (1, "non_root"),
     (2, "no_capabilities"),
     (3, "no_escalation"),
@@ -80,6 +80,7 @@ pub const PROPERTIES: [(u32, &str); 37] = [
     (29, "complete_removal"),
     (30, "init_process"),
     (31, "runtime_class"),
+    (32, "apparmor"),
 ];
 
 /// Longest output that is read, in lines.

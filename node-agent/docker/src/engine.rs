@@ -103,6 +103,13 @@ impl EngineFacts {
             .iter()
             .any(|option| option.contains("name=userns"))
     }
+
+    /// The engine puts its containers under a profile of AppArmor.
+    pub fn has_apparmor(&self) -> bool {
+        self.security_options
+            .iter()
+            .any(|option| option.contains("apparmor"))
+    }
 }
 
 /// Connects and agrees on an API version both sides speak.

@@ -166,6 +166,10 @@ impl Inner {
         for range in &self.config.allow_ranges {
             told.push(format!("--allowed={range}"));
         }
+        // What the engine says it has is seen or broken, not a matter of taste.
+        if facts.has_apparmor() {
+            told.push("--claimed=apparmor".into());
+        }
         for gap in dialect::gaps(&facts.kind, facts.cgroup_version) {
             told.push(format!("--unclaimed={}", gap.property));
         }

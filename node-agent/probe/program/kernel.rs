@@ -1,4 +1,4 @@
-//! Row 4: what of the kernel can be asked.
+//! Rows 4 and 32: what of the kernel can be asked, and under whose rules.
 
 use crate::report::Report;
 use crate::setting::Setting;
@@ -38,6 +38,7 @@ const CALLS: [(&str, i64, [i64; 5]); 16] = [
 ];
 
 pub(crate) fn look(view: &View, setting: &Setting, report: &mut Report) {
+    apparmor(view, setting, report);
     if setting.is_gvisor() {
         // The host's kernel is not what answers: gVisor's own filter is around gVisor.
         report.pass(ROW, NAME, "gVisor answers instead of the host's kernel");
@@ -67,6 +68,28 @@ pub(crate) fn look(view: &View, setting: &Setting, report: &mut Report) {
     );
     sockets(report);
     surfaces(report);
+}
+
+/// The host's own rules about programs, in force and not only loaded.
+fn apparmor(view: &View, setting: &Setting, report: &mut Report) {
+    const ROW: u32 = 32;
+    const NAME: &str = "apparmor";
+    if setting.is_gvisor() {
+        report.open(ROW, NAME, "gVisor answers: the host's rules are around it");
+        return;
+    }
+    // The second is older, and with other modules it is theirs.
+    let told = view.value(&["/proc/self/attr/apparmor/current", "/proc/self/attr/current"]);
+    match told.as_deref() {
+        Some(profile) => report.hold(
+            profile.ends_with(" (enforce)"),
+            ROW,
+            NAME,
+            profile,
+            format!("no profile is enforced: {profile:?}"),
+        ),
+        None => report.fail(ROW, NAME, "the kernel tells of no profile"),
+    }
 }
 
 fn is_refusal(error: Option<i32>) -> bool {

@@ -6,6 +6,14 @@ use crate::view::View;
 use crate::{files, identity, kernel, limits, namespaces};
 
 fn look(tree: &str, change: impl FnOnce(&std::path::Path)) -> Vec<Check> {
+    look_told(tree, None, change)
+}
+
+fn look_told(
+    tree: &str,
+    argument: Option<&str>,
+    change: impl FnOnce(&std::path::Path),
+) -> Vec<Check> {
     let from = format!("{}/fixtures/{tree}", env!("CARGO_MANIFEST_DIR"));
     let to = std::env::temp_dir().join(format!(
         "longshore-probe-{}-{:?}",
@@ -20,7 +28,7 @@ fn look(tree: &str, change: impl FnOnce(&std::path::Path)) -> Vec<Check> {
     assert!(copied.is_ok_and(|status| status.success()));
     change(&to);
     let view = View::new(&to);
-    let mut setting = Setting::parse(std::iter::empty()).expect("no arguments");
+    let mut setting = Setting::parse(argument.map(str::to_owned).into_iter()).expect("known");
     setting.runtime = view.runtime().unwrap_or("runc").to_owned();
     let mut report = Report {
         unclaimed: setting.unclaimed.clone(),
@@ -86,6 +94,33 @@ fn a_limit_that_is_missing_in_version_2_fails() {
         std::fs::write(path, "0::/system.slice/docker-1.scope\n").expect("written");
     });
     assert_eq!(states(&checks, "own_cgroup_namespace"), [State::Fail]);
+}
+
+#[test]
+fn apparmor_is_what_the_kernel_enforces_and_no_promise_of_every_host() {
+    let under = |profile: Option<&str>, claimed: bool| {
+        let checks = look_told("docker-cgroup2", claimed.then_some("--claimed=apparmor"), |root| {
+            let folder = root.join("proc/self/attr/apparmor");
+            if let Some(profile) = profile {
+                std::fs::create_dir_all(&folder).expect("made");
+                std::fs::write(folder.join("current"), profile).expect("written");
+            }
+        });
+        states(&checks, "apparmor")
+    };
+    let enforced = Some("docker-default (enforce)\n");
+    assert_eq!(under(enforced, true), [State::Pass]);
+    assert_eq!(under(enforced, false), [State::Pass]);
+    for weak in [
+        None,
+        Some("unconfined\n"),
+        Some("docker-default (complain)\n"),
+    ] {
+        assert_eq!(under(weak, true), [State::Fail], "{weak:?}");
+        assert_eq!(under(weak, false), [State::NotGuaranteed], "{weak:?}");
+    }
+    let checks = look_told("gvisor", Some("--claimed=apparmor"), |_| {});
+    assert_eq!(states(&checks, "apparmor"), [State::NotGuaranteed]);
 }
 
 #[test]

@@ -69,8 +69,13 @@ const VOLUMES: [&str; 4] = [
     "/opt/longshore",
 ];
 
-/// Told, never claimed: no profile promises these.
-const TOLD: [&str; 3] = ["user_namespace", "egress_allowlist", "disk_quota"];
+/// Told: no profile promises these. A host that has one may claim it.
+const TOLD: [&str; 4] = [
+    "user_namespace",
+    "egress_allowlist",
+    "disk_quota",
+    "apparmor",
+];
 
 /// What gVisor answers in its own way: options of a tmpfs and the making of device files,
 /// which are its own kernel's alone, and who is refused first on a read-only root.
@@ -113,6 +118,7 @@ impl Setting {
                 "--volume" => setting.volumes.push(value.to_owned()),
                 "--host-namespace" => setting.host_namespaces.push(value.to_owned()),
                 "--unclaimed" => setting.unclaimed.push(value.to_owned()),
+                "--claimed" => setting.unclaimed.retain(|name| name != value),
                 "--resolver" => setting.resolvers.push(value.to_owned()),
                 "--allowed" => setting.allowed.push(range(value)?),
                 "--memory" => setting.memory = Some(number()?),

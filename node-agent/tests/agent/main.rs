@@ -20,6 +20,7 @@ mod engine;
 mod flood;
 mod images;
 mod layout;
+mod limits;
 mod luck;
 mod namespaces;
 mod next;
