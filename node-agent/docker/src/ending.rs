@@ -15,7 +15,7 @@ use crate::engine::{bounded, gone_is_fine, kill, remove_container};
 use crate::recover::{inspect, is_running, utc_ms};
 use crate::runtime::{Handle, Inner, lock};
 use crate::slots::Kind;
-use crate::{events, usage};
+use crate::{events, slices, usage};
 
 /// How long the rest of the output is waited for after the end.
 const OUTPUT_END: Duration = Duration::from_secs(2);
@@ -143,6 +143,23 @@ impl Inner {
 
 /// An engine's helper process may outlive its container by a moment.
 pub(crate) async fn remove_group(parent: &str) {
+    remove_groups(std::slice::from_ref(&parent.to_owned())).await;
+}
+
+/// Groups that nothing alive belongs to.
+pub(crate) async fn remove_groups(parents: &[String]) {
+    let root = Path::new(usage::ROOT);
+    let exists = |parent: &&String| usage::exists(root, parent);
+    let there: Vec<String> = parents.iter().filter(exists).cloned().collect();
+    if let Err(error) = slices::stop(&there).await {
+        debug!(%error, "systemd keeps slices");
+    }
+    for parent in &there {
+        remove_emptied(parent).await;
+    }
+}
+
+async fn remove_emptied(parent: &str) {
     for _ in 0..GROUP_TRIES {
         if usage::remove(Path::new(usage::ROOT), parent) {
             return;

@@ -34,6 +34,7 @@ mod quota;
 mod recover;
 mod runtime;
 mod seccomp;
+mod slices;
 mod slots;
 mod space;
 mod standby;

@@ -13,6 +13,7 @@ use bollard::query_parameters::ListContainersOptionsBuilder;
 use tracing::{info, warn};
 
 use crate::beside::has_containers;
+use crate::ending::remove_groups;
 use crate::engine::{bounded, remove_container, status};
 use crate::runtime::{Handle, Inner};
 use crate::slots::Kind;
@@ -106,14 +107,10 @@ impl Inner {
             warn!(%error, "left an image behind");
         }
         self.volumes.sweep(docker, &keep_volumes, false).await?;
-        for group in usage::leftovers(
-            std::path::Path::new(usage::ROOT),
-            self.config.instance.as_str(),
-        ) {
-            if !keep_groups.contains(&group) {
-                usage::remove(std::path::Path::new(usage::ROOT), &group);
-            }
-        }
+        let root = std::path::Path::new(usage::ROOT);
+        let mut groups = usage::leftovers(root, self.config.instance.as_str());
+        groups.retain(|group| !keep_groups.contains(group));
+        remove_groups(&groups).await;
         self.slots
             .recover(docker, self.config.premade_slots, used_slots)
             .await?;

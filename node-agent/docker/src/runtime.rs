@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use crate::beside::Beside;
 use crate::config::Config;
 use crate::egress::Egress;
+use crate::ending::remove_groups;
 use crate::engine::{EngineFacts, WorkFolders, bounded, down, refused, remove_container, status};
 use crate::firewall::Firewall;
 use crate::gpus::{Gpus, Proof, ProofProgram, ToProve};
@@ -31,7 +32,9 @@ use crate::recover::{inspect, is_running};
 use crate::slots::{Kind, Slots};
 use crate::standby::Pool;
 use crate::volumes::Volumes;
-use crate::{disk_watch, engine, events, images, logs, processes, quota, seccomp, standby, usage};
+use crate::{
+    disk_watch, engine, events, images, logs, processes, quota, seccomp, slices, standby, usage,
+};
 
 /// Notices waiting for the agent; more make their senders wait.
 const NOTICES: usize = 1_024;
@@ -284,7 +287,9 @@ impl DockerRuntime {
         self.inner.remove_own_images(&docker).await?;
         self.inner.egress.stop().await;
         self.inner.slots.clear(&docker).await?;
-        usage::remove_all(Path::new(usage::ROOT), self.inner.config.instance.as_str());
+        let instance = self.inner.config.instance.as_str();
+        remove_groups(&[slices::around(instance)]).await;
+        usage::remove_all(Path::new(usage::ROOT), instance);
         self.inner.firewall.remove().await.map_err(refused)
     }
 }

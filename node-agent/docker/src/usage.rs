@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use agent_core::model::Usage;
 
-use crate::disk_io;
+use crate::{disk_io, slices};
 
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
@@ -132,16 +132,11 @@ pub(crate) fn bound(
 /// that an engine's helper processes leave. Missing ones are fine; false when
 /// something is still alive in one.
 pub(crate) fn remove(root: &Path, parent: &str) -> bool {
-    if parent.is_empty() || parent.ends_with(".slice") {
+    if parent.is_empty() {
         return true;
     }
-    let folder = folder(parent);
-    let mut places = vec![root.join(&folder)];
-    if let Ok(entries) = fs::read_dir(root) {
-        places.extend(entries.flatten().map(|entry| entry.path().join(&folder)));
-    }
     let mut gone = true;
-    for place in places {
+    for place in places(root, &folder(parent)) {
         if let Ok(inner) = fs::read_dir(&place) {
             for entry in inner.flatten().filter(|entry| entry.path().is_dir()) {
                 // Only empty groups can be removed, so nothing alive is hit.
@@ -154,21 +149,35 @@ pub(crate) fn remove(root: &Path, parent: &str) -> bool {
     gone
 }
 
-/// Parent groups of this agent that exist now.
-pub(crate) fn leftovers(root: &Path, instance: &str) -> Vec<String> {
-    let top = format!("longshore-{instance}");
-    let mut found = std::collections::BTreeSet::new();
-    let mut roots = vec![root.join(&top)];
+/// A folder in the one hierarchy of version 2, and in each of version 1.
+fn places(root: &Path, folder: &Path) -> Vec<PathBuf> {
+    let mut places = vec![root.join(folder)];
     if let Ok(entries) = fs::read_dir(root) {
-        roots.extend(entries.flatten().map(|entry| entry.path().join(&top)));
+        places.extend(entries.flatten().map(|entry| entry.path().join(folder)));
     }
-    for place in roots {
-        let Ok(entries) = fs::read_dir(place) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            if entry.path().is_dir() {
-                found.insert(format!("/{top}/{}", entry.file_name().to_string_lossy()));
+    places
+}
+
+/// Whether any hierarchy has this parent group.
+pub(crate) fn exists(root: &Path, parent: &str) -> bool {
+    !parent.is_empty() && places(root, &folder(parent)).iter().any(|p| p.exists())
+}
+
+/// Parent groups of this agent that exist now, as they are named for either driver.
+pub(crate) fn leftovers(root: &Path, instance: &str) -> Vec<String> {
+    let plain = format!("/longshore-{instance}");
+    let around = slices::around(instance);
+    let mut found = std::collections::BTreeSet::new();
+    for top in [&plain, &around] {
+        for place in places(root, &folder(top)) {
+            let entries = fs::read_dir(place).into_iter().flatten().flatten();
+            for entry in entries.filter(|entry| entry.path().is_dir()) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if top == &plain {
+                    found.insert(format!("{plain}/{name}"));
+                } else if slices::is_slice(&name) {
+                    found.insert(name);
+                }
             }
         }
     }
@@ -181,6 +190,7 @@ pub(crate) fn remove_all(root: &Path, instance: &str) {
         remove(root, &group);
     }
     remove(root, &format!("/longshore-{instance}"));
+    remove(root, &slices::around(instance));
 }
 
 #[cfg(test)]
@@ -250,6 +260,30 @@ mod tests {
         // A group with a process in it cannot be removed; here a file stands for it.
         fs::write(dir.path().join("pids/longshore-0b/z/alive"), "").unwrap();
         assert!(!remove(dir.path(), "/longshore-0b/z"));
+    }
+
+    #[test]
+    fn slices_of_systemd_are_listed_and_removed_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let unified = "longshore.slice/longshore-0a.slice";
+        let place = root.join(unified).join("longshore-0a-x.slice");
+        fs::create_dir_all(&place).unwrap();
+        let of_version_1 = "memory/longshore.slice/longshore-0a.slice/longshore-0a-y.slice";
+        fs::create_dir_all(root.join(of_version_1)).unwrap();
+        let other = "longshore.slice/longshore-0b.slice/longshore-0b-z.slice";
+        fs::create_dir_all(root.join(other)).unwrap();
+        let both = ["longshore-0a-x.slice", "longshore-0a-y.slice"];
+        assert_eq!(leftovers(root, "0a"), both);
+        assert_eq!(parent("systemd", false, "0a", "x"), both[0]);
+        assert!(exists(root, both[0]) && exists(root, both[1]));
+        assert!(!exists(root, "longshore-0a-z.slice"));
+        // systemd may be out of reach: the groups go all the same.
+        assert!(remove(root, both[0]));
+        assert!(!place.exists());
+        remove_all(root, "0a");
+        assert!(!root.join(unified).exists() && !exists(root, both[1]));
+        assert_eq!(leftovers(root, "0b"), ["longshore-0b-z.slice"]);
     }
 
     #[test]

@@ -79,7 +79,10 @@ fn apparmor(view: &View, setting: &Setting, report: &mut Report) {
         return;
     }
     // The second is older, and with other modules it is theirs.
-    let told = view.value(&["/proc/self/attr/apparmor/current", "/proc/self/attr/current"]);
+    let told = view.value(&[
+        "/proc/self/attr/apparmor/current",
+        "/proc/self/attr/current",
+    ]);
     match told.as_deref() {
         Some(profile) => report.hold(
             profile.ends_with(" (enforce)"),

@@ -99,13 +99,17 @@ fn a_limit_that_is_missing_in_version_2_fails() {
 #[test]
 fn apparmor_is_what_the_kernel_enforces_and_no_promise_of_every_host() {
     let under = |profile: Option<&str>, claimed: bool| {
-        let checks = look_told("docker-cgroup2", claimed.then_some("--claimed=apparmor"), |root| {
-            let folder = root.join("proc/self/attr/apparmor");
-            if let Some(profile) = profile {
-                std::fs::create_dir_all(&folder).expect("made");
-                std::fs::write(folder.join("current"), profile).expect("written");
-            }
-        });
+        let checks = look_told(
+            "docker-cgroup2",
+            claimed.then_some("--claimed=apparmor"),
+            |root| {
+                let folder = root.join("proc/self/attr/apparmor");
+                if let Some(profile) = profile {
+                    std::fs::create_dir_all(&folder).expect("made");
+                    std::fs::write(folder.join("current"), profile).expect("written");
+                }
+            },
+        );
         states(&checks, "apparmor")
     };
     let enforced = Some("docker-default (enforce)\n");

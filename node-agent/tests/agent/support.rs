@@ -577,6 +577,9 @@ impl Bench {
             !images.contains(&mark),
             "an image of {mark} is left: {images}"
         );
+        for folder in self.control_groups() {
+            assert!(!folder.exists(), "{} is left", folder.display());
+        }
         let rules =
             ["nft list tables", "iptables -S", "ip6tables -S"].map(|line| self.on.must(line));
         assert!(!rules.concat().contains(&self.table()), "{rules:#?}");
@@ -606,15 +609,24 @@ impl Bench {
                 text.push_str(volume);
             }
         }
-        for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
-            let folder = Path::new(root).join(format!("longshore-{}", self.instance().as_str()));
-            if let Ok(entries) = std::fs::read_dir(folder) {
-                for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        for folder in self.control_groups() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
                     text.push_str(&entry.path().to_string_lossy());
                 }
             }
         }
         text
+    }
+
+    /// Folders around the control groups of its sandboxes, as either driver of an engine names
+    /// them, in both versions.
+    fn control_groups(&self) -> Vec<PathBuf> {
+        let plain = format!("longshore-{}", self.instance().as_str());
+        let slice = format!("longshore.slice/{plain}.slice");
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory"];
+        let of_root = |root: &str| [&plain, &slice].map(|name| Path::new(root).join(name));
+        roots.into_iter().flat_map(of_root).collect()
     }
 
     pub(crate) fn agent_log(&self) -> String {

@@ -354,17 +354,20 @@ impl Soak {
     fn on_disk(&self) -> Vec<String> {
         let mut left = Vec::new();
         let name = format!("longshore-{}", self.instance().as_str());
+        // As either driver of an engine names them.
+        let slice = format!("longshore.slice/{name}.slice");
         for root in [
             "/sys/fs/cgroup",
             "/sys/fs/cgroup/memory",
             "/sys/fs/cgroup/pids",
         ] {
-            let groups = entries(&Path::new(root).join(&name));
-            left.extend(
-                groups
-                    .filter(|path| path.is_dir())
-                    .map(|path| format!("control group {}", path.display())),
-            );
+            for group in [&name, &slice] {
+                left.extend(
+                    entries(&Path::new(root).join(group))
+                        .filter(|path| path.is_dir())
+                        .map(|path| format!("control group {}", path.display())),
+                );
+            }
         }
         let work = self.settings.state.join("work");
         left.extend(
