@@ -1,5 +1,7 @@
 //! Runs the simulation by hand: seeds with their trace, checks, planted bugs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -85,38 +87,69 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
+/// Every seed is a world of its own: as many at a time as there are processors.
 fn run(args: &Seeds, longest: Option<Duration>) -> anyhow::Result<()> {
+    // What is traced is to be read.
+    let at_once = match args.trace {
+        true => 1,
+        false => std::thread::available_parallelism().map_or(1, usize::from),
+    };
     let started = Instant::now();
+    let next = AtomicU64::new(args.seed);
+    let end = args.seed.saturating_add(args.seeds);
+    let work = || -> anyhow::Result<u64> {
+        let mut bad = 0;
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                return Ok(bad);
+            }
+            if longest.is_some_and(|longest| started.elapsed() > longest) {
+                println!("time is up before seed {seed}");
+                return Ok(bad);
+            }
+            bad += u64::from(!is_good(args, seed)?);
+        }
+    };
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(ScopedJoinHandle::join).collect()
+    });
     let mut bad = 0;
-    for seed in args.seed..args.seed + args.seeds {
-        if longest.is_some_and(|longest| started.elapsed() > longest) {
-            println!("time is up before seed {seed}");
-            break;
-        }
-        let mut plan = checks::plan(&args.plan, seed)
-            .with_context(|| format!("there is no plan {}", args.plan))?;
-        plan.trace = args.trace;
-        plan.crash_at_call = args.crash_at_call;
-        let begun = Instant::now();
-        let report = simulate(plan);
-        println!(
-            "seed {seed}: {} jobs, {} registrations, {} events, {} facts, {} calls, wait p50 {} ms, max {} ms, settled after {} s, took {:.2} s, {}",
-            report.jobs,
-            report.registrations,
-            report.events,
-            report.facts,
-            report.calls,
-            report.wait_percentile(50),
-            report.wait_percentile(100),
-            report.settled_after.map_or(-1, |ms| (ms / 1_000) as i64),
-            begun.elapsed().as_secs_f64(),
-            if report.is_good() { "good" } else { "BAD" },
-        );
-        for violation in &report.violations {
-            println!("    {violation}");
-        }
-        bad += u64::from(!report.is_good());
+    for result in results {
+        bad += result.map_err(|_| anyhow::anyhow!("a simulation panicked"))??;
     }
     anyhow::ensure!(bad == 0, "{bad} of {} seeds are bad", args.seeds);
     Ok(())
+}
+
+fn is_good(args: &Seeds, seed: u64) -> anyhow::Result<bool> {
+    let mut plan = checks::plan(&args.plan, seed)
+        .with_context(|| format!("there is no plan {}", args.plan))?;
+    plan.trace = args.trace;
+    plan.crash_at_call = args.crash_at_call;
+    let begun = Instant::now();
+    // Whatever happens to it, a seed that is bad is told, so that it can be played again.
+    let Ok(report) = std::panic::catch_unwind(|| simulate(plan)) else {
+        println!("seed {seed}: panicked, BAD");
+        return Ok(false);
+    };
+    let mut text = format!(
+        "seed {seed}: {} jobs, {} registrations, {} events, {} facts, {} calls, wait p50 {} ms, max {} ms, settled after {} s, took {:.2} s, {}",
+        report.jobs,
+        report.registrations,
+        report.events,
+        report.facts,
+        report.calls,
+        report.wait_percentile(50),
+        report.wait_percentile(100),
+        report.settled_after.map_or(-1, |ms| (ms / 1_000) as i64),
+        begun.elapsed().as_secs_f64(),
+        if report.is_good() { "good" } else { "BAD" },
+    );
+    for violation in &report.violations {
+        text.push_str(&format!("\n    {violation}"));
+    }
+    println!("{text}");
+    Ok(report.is_good())
 }
