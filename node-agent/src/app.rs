@@ -8,6 +8,7 @@ use std::time::Duration;
 use agent_core::firewall::resolvers_of;
 use agent_core::names::Instance;
 use agent_core::sandbox::{Filter, RuntimeClass};
+use agent_detect::nvidia::meter::Meter;
 use agent_detect::properties::{Property, State};
 use agent_detect::runtimes::Runtimes;
 use agent_detect::{Engine, Host, Limits, Standing, assemble, offer};
@@ -179,6 +180,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let facts = runtime.clone();
     let gpus = Gpus::new(runtime.clone(), host.nvidia.clone());
     let known = gpus.clone();
+    let gpu_memory = Arc::new(Meter::new(&config.probe_root));
     let findings = Arc::new(Findings::open(&config.state_dir));
     let seen = findings.clone();
     let boot = boot_id();
@@ -214,6 +216,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         logs.clone(),
         fingerprint,
         findings,
+        gpu_memory,
         outlets,
         config.lease_ms,
     );

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agent_core::probe::Probed;
-use agent_core::runtime::{Found, Notice, Outlook, Processes, Runtime, RuntimeError};
+use agent_core::runtime::{Found, Notice, Outcome, Outlook, Processes, Runtime, RuntimeError};
 use agent_core::sandbox::RuntimeClass;
 use agent_core::{
     Accept, Action, Condition, Desired, ErrorReason, Event, Generation, Intent, Node,
     ObservedRunner, Phase, Resources, RunnerError, RunnerSpec,
 };
+use agent_detect::nvidia::meter::Meter;
 use longshore_proto::v1 as pb;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -124,6 +125,7 @@ pub struct Driver<R: Runtime> {
     outlook: (Vec<RunnerSpec>, bool),
     probing: Probing,
     findings: Arc<Findings>,
+    gpu_memory: Arc<Meter>,
 }
 
 /// What an operation on the engine came to.
@@ -156,6 +158,7 @@ impl<R: Runtime> Driver<R> {
         logs: Arc<LogStore>,
         fingerprint: Fingerprint,
         findings: Arc<Findings>,
+        gpu_memory: Arc<Meter>,
         outlets: Outlets,
         lease_ms: u64,
     ) -> Self {
@@ -184,6 +187,7 @@ impl<R: Runtime> Driver<R> {
             outlook: (Vec::new(), false),
             probing: Probing::default(),
             findings,
+            gpu_memory,
         }
     }
 
@@ -613,6 +617,7 @@ impl<R: Runtime> Driver<R> {
             }
             Event::PrepareFailed { runner, error } => {
                 self.secrets.drop_for(runner);
+                self.gpu_memory.forget(runner);
                 warn!(
                     runner,
                     reason = error.reason.word(),
@@ -632,6 +637,7 @@ impl<R: Runtime> Driver<R> {
         self.node.observe(event, self.clock.now());
         if let Some(runner) = removed {
             self.secrets.drop_for(&runner);
+            self.gpu_memory.forget(&runner);
             self.logs.close(&runner);
             if let Some(exit) = self.node.runner(&runner).and_then(|observed| observed.exit) {
                 info!(runner, cause = ?exit.cause, code = exit.code, detail = exit.detail, "ended");
@@ -656,12 +662,14 @@ impl<R: Runtime> Driver<R> {
         match action {
             Action::Forget { runner } => {
                 self.secrets.drop_for(&runner);
+                self.gpu_memory.forget(&runner);
                 self.spans.remove(&runner);
             }
             Action::Prepare { runner, spec } => {
                 let span = telemetry::runner_span(&runner, &spec);
                 let child = tracing::info_span!(parent: &span, "prepare", runner = %runner);
                 self.spans.insert(runner.clone(), span);
+                self.gpu_memory.begin(&runner, &spec.gpu_uuids);
                 let work = async move {
                     let event = match runtime.prepare(&runner, &spec).await {
                         Ok(prepared) => Event::Prepared {
@@ -719,10 +727,14 @@ impl<R: Runtime> Driver<R> {
             }
             Action::Collect { runner } => {
                 let child = self.child(&runner, "collect");
+                let gpu_memory = self.gpu_memory.clone();
                 let work = async move {
                     let _turn = parallel.acquire().await;
                     Done::Event(match runtime.collect(&runner).await {
-                        Ok(outcome) => Event::Collected { runner, outcome },
+                        Ok(outcome) => {
+                            let outcome = with_gpu_memory(outcome, gpu_memory, &runner).await;
+                            Event::Collected { runner, outcome }
+                        }
                         Err(error) => {
                             warn!(runner, %error, "its end could not be read; trying again");
                             Event::CollectFailed { runner }
@@ -837,6 +849,20 @@ impl<R: Runtime> Driver<R> {
         self.save();
         info!("detached; running jobs go on");
     }
+}
+
+/// Adds what a job had of its GPUs' memory. One that an earlier process of this agent
+/// began has a peak that nobody saw.
+async fn with_gpu_memory(mut outcome: Outcome, meter: Arc<Meter>, runner: &str) -> Outcome {
+    if let Some(usage) = &mut outcome.usage
+        && meter.holds(runner)
+    {
+        let runner = runner.to_owned();
+        // A panic in it leaves the figure unknown.
+        let peak = tokio::task::spawn_blocking(move || meter.end(&runner)).await;
+        usage.peak_gpu_memory_bytes = peak.ok().flatten();
+    }
+    outcome
 }
 
 fn condition(kind: &'static str, detail: String, next_step: &str) -> Condition {

@@ -228,6 +228,7 @@ fn exit_to(exit: &Exit) -> pb::RunnerExit {
         read_bytes: usage.read_bytes,
         written_bytes: usage.written_bytes,
         peak_gpu_memory_bytes: usage.peak_gpu_memory_bytes,
+        gpus: 0,
     });
     pb::RunnerExit {
         code: exit.code,

@@ -5,6 +5,7 @@
 
 pub mod cdi;
 mod library;
+pub mod meter;
 pub mod procfs;
 pub mod watch;
 

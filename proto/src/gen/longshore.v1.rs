@@ -215,9 +215,13 @@ pub struct Usage {
     pub read_bytes: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "5")]
     pub written_bytes: ::core::option::Option<u64>,
-    /// Largest GPU memory in use at once. Absent: unknown, or no GPU.
+    /// Most memory its GPUs had in use for it at once, all of them together. Absent:
+    /// unknown, or no GPU.
     #[prost(uint64, optional, tag = "6")]
     pub peak_gpu_memory_bytes: ::core::option::Option<u64>,
+    /// GPUs the runner held, by its placement. Nodes leave it at 0.
+    #[prost(uint32, tag = "7")]
+    pub gpus: u32,
 }
 /// How a runner ended.
 #[derive(Clone, PartialEq, ::prost::Message)]

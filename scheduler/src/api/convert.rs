@@ -125,7 +125,7 @@ pub fn job_row(row: &JobRow, runner: Option<&RunnerRow>) -> v1::Job {
             .filter(|_| row.phase >= JobPhase::InProgress)
             .map(time),
         completed_at: row.completed_at.map(time),
-        usage: runner.and_then(|runner| runner.usage).map(usage),
+        usage: runner.and_then(usage),
         html_url: row.html_url.clone(),
         ending: ending(row, runner),
         denied: runner
@@ -197,15 +197,18 @@ fn denied_of(said: &v1::DeniedEgress) -> Option<Denied> {
     })
 }
 
-fn usage(used: Usage) -> v1::Usage {
-    v1::Usage {
+/// What a runner of the history used.
+fn usage(runner: &RunnerRow) -> Option<v1::Usage> {
+    let used = runner.usage?;
+    Some(v1::Usage {
         cpu: Some(span(used.cpu)),
         peak_memory_bytes: used.peak_memory_bytes,
         known: true,
         read_bytes: used.read_bytes,
         written_bytes: used.written_bytes,
         peak_gpu_memory_bytes: used.peak_gpu_memory_bytes,
-    }
+        gpus: runner.resources.gpus,
+    })
 }
 
 /// A living runner. `repo` is that of its job, else its scope's.
@@ -259,7 +262,7 @@ pub fn runner_row(row: &RunnerRow) -> v1::Runner {
             .filter(|detail| !detail.is_empty())
             .or_else(|| row.retire_reason.clone())
             .unwrap_or_default(),
-        usage: row.usage.map(usage),
+        usage: usage(row),
         finished_at: Some(time(at)),
         denied: Some(denied(row.denied.as_ref())),
     });

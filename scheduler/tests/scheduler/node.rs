@@ -197,6 +197,7 @@ impl Node {
                 read_bytes: Some(4_096),
                 written_bytes: None,
                 peak_gpu_memory_bytes: None,
+                gpus: 0,
             }),
             finished_at: None,
             denied: Some(denied()),

@@ -37,8 +37,19 @@ pub struct Gpu {
     /// Present when MIG is on.
     pub instances: Option<Vec<Instance>>,
     pub processes: Vec<Process>,
+    pub memory: Memory,
     /// Off the bus.
     pub lost: bool,
+}
+
+/// What is in use, beside what the processes have.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Memory {
+    pub used_bytes: u64,
+    /// The device does not tell, and keeps no accounts.
+    pub untold: bool,
+    /// Present when accounting is on: processes, and the most each ever had.
+    pub accounts: Option<Vec<Process>>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -50,6 +61,7 @@ pub struct Instance {
     /// N of its `/dev/nvidia-caps/nvidia-capN`.
     pub cap: u32,
     pub processes: Vec<Process>,
+    pub memory: Memory,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -202,7 +202,12 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
 ) -> u32 {
     at(device, |_, gpu, instance| {
         let mib = instance.map_or(gpu.memory_mib, |instance| instance.memory_mib);
-        let used = used(instance.map_or(&gpu.processes, |instance| &instance.processes));
+        let memory = instance.map_or(&gpu.memory, |instance| &instance.memory);
+        if memory.untold {
+            return UNSUPPORTED;
+        }
+        let of_processes = used(instance.map_or(&gpu.processes, |instance| &instance.processes));
+        let used = of_processes + memory.used_bytes;
         let total = mib << 20;
         // SAFETY: the header's contract.
         unsafe {
@@ -221,6 +226,61 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
 
 fn used(processes: &[Process]) -> u64 {
     processes.iter().map(|process| process.memory_bytes).sum()
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetAccountingMode(device: Handle, into: *mut c_uint) -> u32 {
+    at(device, |_, gpu, instance| match instance {
+        // Instances have no accounts.
+        Some(_) => UNSUPPORTED,
+        None if gpu.memory.untold => UNSUPPORTED,
+        // SAFETY: the header's contract.
+        None => unsafe { put(into, c_uint::from(gpu.memory.accounts.is_some())) },
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetAccountingPids(
+    device: Handle,
+    count: *mut c_uint,
+    into: *mut c_uint,
+) -> u32 {
+    at(device, |_, gpu, _| {
+        let Some(accounts) = &gpu.memory.accounts else {
+            return UNSUPPORTED;
+        };
+        // SAFETY: the header's contract: room for `count`, or nowhere and 0.
+        unsafe {
+            let room = if into.is_null() { 0 } else { *count as usize };
+            *count = accounts.len() as c_uint;
+            if accounts.len() > room {
+                return TOO_SMALL;
+            }
+            for (place, account) in accounts.iter().enumerate() {
+                into.add(place).write(account.pid);
+            }
+        }
+        SUCCESS
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetAccountingStats(
+    device: Handle,
+    pid: c_uint,
+    into: *mut header::nvmlAccountingStats_t,
+) -> u32 {
+    at(device, |_, gpu, _| {
+        let mut accounts = gpu.memory.accounts.iter().flatten();
+        let Some(account) = accounts.find(|account| account.pid == pid) else {
+            return NOT_FOUND;
+        };
+        // SAFETY: a struct of numbers; all zero is a value of it.
+        let mut stats: header::nvmlAccountingStats_t = unsafe { std::mem::zeroed() };
+        stats.maxMemoryUsage = account.memory_bytes;
+        // SAFETY: the header's contract.
+        unsafe { put(into, stats) }
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -7,4 +7,4 @@
 pub mod control;
 mod exports;
 
-pub use control::{Control, Event, Gpu, Instance, Process};
+pub use control::{Control, Event, Gpu, Instance, Memory, Process};

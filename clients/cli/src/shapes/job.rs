@@ -30,6 +30,7 @@ pub(crate) struct Job {
     peak_memory_bytes: Option<u64>,
     read_bytes: Option<u64>,
     written_bytes: Option<u64>,
+    gpus: Option<u32>,
     peak_gpu_memory_bytes: Option<u64>,
     ending: Option<Ending>,
     html_url: String,
@@ -108,6 +109,7 @@ impl From<v1::Job> for Job {
             peak_memory_bytes: usage.as_ref().map(|u| u.peak_memory_bytes),
             read_bytes: usage.as_ref().and_then(|u| u.read_bytes),
             written_bytes: usage.as_ref().and_then(|u| u.written_bytes),
+            gpus: usage.as_ref().map(|u| u.gpus),
             peak_gpu_memory_bytes: usage.as_ref().and_then(|u| u.peak_gpu_memory_bytes),
             ending: j.ending.map(Ending::from),
             html_url: j.html_url,
@@ -200,8 +202,9 @@ impl Described for Job {
             page.line("Read from disk", bytes_or_unknown(self.read_bytes));
             page.line("Written to disk", bytes_or_unknown(self.written_bytes));
         }
-        if let Some(bytes) = self.peak_gpu_memory_bytes {
-            page.line("Peak GPU memory", units::show_bytes(bytes));
+        if self.gpus.is_some_and(|gpus| gpus > 0) {
+            let peak = bytes_or_unknown(self.peak_gpu_memory_bytes);
+            page.line("Peak GPU memory", peak);
         }
         page.line("Page", self.html_url.clone());
         if let Some(denied) = &self.denied {

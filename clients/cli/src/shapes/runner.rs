@@ -45,6 +45,7 @@ struct Exit {
     peak_memory_bytes: Option<u64>,
     read_bytes: Option<u64>,
     written_bytes: Option<u64>,
+    gpus: Option<u32>,
     peak_gpu_memory_bytes: Option<u64>,
     denied: Denied,
 }
@@ -87,6 +88,7 @@ impl From<v1::RunnerExit> for Exit {
             peak_memory_bytes: usage.as_ref().map(|u| u.peak_memory_bytes),
             read_bytes: usage.as_ref().and_then(|u| u.read_bytes),
             written_bytes: usage.as_ref().and_then(|u| u.written_bytes),
+            gpus: usage.as_ref().map(|u| u.gpus),
             peak_gpu_memory_bytes: usage.as_ref().and_then(|u| u.peak_gpu_memory_bytes),
             denied: e.denied.unwrap_or_default().into(),
         }

@@ -194,6 +194,7 @@ fn finished_job(base: i64) -> v1::Job {
             read_bytes: Some(3 << 20),
             written_bytes: None,
             peak_gpu_memory_bytes: None,
+            gpus: 1,
         }),
         ending: Some(v1::JobEnding {
             kind: v1::job_ending::Kind::Infrastructure as i32,

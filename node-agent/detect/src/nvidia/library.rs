@@ -1,5 +1,6 @@
 //! The driver's library, opened once and kept.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -15,6 +16,8 @@ use crate::nvidia::{ComputeProcess, Gpu, Health, Nvidia};
 const MOST_GPUS: u32 = 64;
 const MOST_INSTANCES: u32 = 16;
 const MOST_PROCESSES: usize = 64;
+/// As many as a driver keeps, and more.
+const MOST_ACCOUNTS: usize = 8_192;
 
 /// `libnvidia-ml.so.1`, loaded when the program runs: hosts without it need no other build.
 pub struct Library(pub(super) Nvml);
@@ -56,6 +59,32 @@ impl Library {
             }
         }
         Ok(found)
+    }
+
+    /// Bytes in use on a GPU or an instance.
+    pub(super) fn memory_used(&self, uuid: &str) -> Option<u64> {
+        let device = self.0.device_by_uuid(uuid).ok()?;
+        Some(device.memory_info().ok()?.used)
+    }
+
+    /// The most that each process had which the driver keeps account of; none where
+    /// its accounting is off, which the owner decides, or unknown to the device.
+    pub(super) fn memory_accounts(&self, uuid: &str) -> Option<BTreeMap<u32, u64>> {
+        let device = self.0.device_by_uuid(uuid).ok()?;
+        if !device.is_accounting_enabled().ok()? {
+            return None;
+        }
+        let pids = device.accounting_pids().ok()?;
+        let account = |pid: u32| {
+            let stats = device.accounting_stats_for(pid).ok()?;
+            Some((pid, stats.max_memory_usage?))
+        };
+        Some(
+            pids.into_iter()
+                .take(MOST_ACCOUNTS)
+                .filter_map(account)
+                .collect(),
+        )
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use longshore_e2e::binaries::Binaries;
 use longshore_e2e::wait;
+use nvml_fixture::{Memory, Process};
 use serde_json::{Value, json};
 
 use crate::rig::{PLAIN, Rig, SOON, Settings, job, own_arch};
@@ -257,6 +258,108 @@ async fn instances_are_offered_instead_of_the_gpu_they_are_cut_from() {
     rig.cancel(pushed.run).await;
     rig.wait_for(json!({"job": pushed.jobs[0], "status": "completed"}), SOON)
         .await;
+    rig.finish().await;
+}
+
+/// In use on a device, and what its accounts say.
+fn memory(used_mib: u64, accounts: Option<&[(u32, u64)]>) -> Memory {
+    let process = |(pid, mib): &(u32, u64)| Process {
+        pid: *pid,
+        memory_bytes: mib << 20,
+    };
+    Memory {
+        used_bytes: used_mib << 20,
+        untold: false,
+        accounts: accounts.map(|list| list.iter().map(process).collect()),
+    }
+}
+
+/// A job once its runner's end is known: GitHub may tell of the job's before.
+async fn used(rig: &Rig, id: u64) -> Value {
+    let id = id.to_string();
+    wait::until("the runner's end to be known", SOON, || async {
+        let told = rig.cli_json(&["job", "describe", &id]).await;
+        match told["gpus"].is_null() {
+            false => Ok(told),
+            true => Err(told.to_string()),
+        }
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_most_gpu_memory_that_a_job_had_is_told_or_that_nobody_can_tell() {
+    let mut host = GpuHost::new(&Binaries::find().unwrap(), true);
+    // One without accounts, one that tells nothing, one with the account of an earlier program.
+    host.memory(PARTS[0], memory(100, None));
+    let untold = Memory {
+        untold: true,
+        ..Memory::default()
+    };
+    host.memory(PARTS[1], untold);
+    host.memory(RTX, memory(200, Some(&[(17, 20_000)])));
+    let mut rig = rig(&host).await;
+    offers_become(
+        &rig,
+        &[
+            (H100, "gpu_mig_enabled"),
+            (PARTS[0], ""),
+            (PARTS[1], ""),
+            (RTX, ""),
+        ],
+    )
+    .await;
+    let steps = ["echo visible=$NVIDIA_VISIBLE_DEVICES; sleep 20"];
+    let mut jobs = vec![];
+    for name in ["one", "two", "three"] {
+        jobs.push(job(name, &cuda(), &steps));
+    }
+    jobs.push(job(
+        "plain",
+        &["self-hosted", "linux", own_arch()],
+        &["true"],
+    ));
+    let pushed = rig.push("acme/web", jobs).await;
+    for id in &pushed.jobs[..3] {
+        rig.job_is(*id, "in_progress").await;
+    }
+    host.memory(PARTS[0], memory(100 + 5_000, None));
+    host.memory(
+        RTX,
+        memory(200 + 1_000, Some(&[(17, 20_000), (18, 9_000), (19, 10)])),
+    );
+    rig.all_end(&pushed.jobs, "success", SOON * 2).await;
+    let mut seen = vec![];
+    for id in &pushed.jobs[..3] {
+        let text = printed(&rig, *id).await;
+        let all = [PARTS[0], PARTS[1], RTX];
+        let on = all.into_iter().find(|uuid| text.contains(uuid));
+        let on = on.unwrap_or_else(|| panic!("on no GPU: {text}"));
+        let told = used(&rig, *id).await;
+        let page = rig.cli_out(&["job", "describe", &id.to_string()]).await;
+        let line = page.lines().find(|line| line.contains("Peak GPU memory"));
+        let (bytes, words) = match on {
+            RTX => (json!(9_000_u64 << 20), "8.8 GiB"),
+            on if on == PARTS[0] => (json!(5_000_u64 << 20), "4.9 GiB"),
+            _ => (Value::Null, "unknown"),
+        };
+        assert_eq!(
+            (&told["peak_gpu_memory_bytes"], &told["gpus"]),
+            (&bytes, &json!(1))
+        );
+        assert!(line.is_some_and(|line| line.contains(words)), "{page}");
+        seen.push(on);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [RTX, PARTS[0], PARTS[1]], "each had one of its own");
+    used(&rig, pushed.jobs[3]).await;
+    let plain = pushed.jobs[3].to_string();
+    let page = rig.cli_out(&["job", "describe", &plain]).await;
+    assert!(
+        page.contains("Peak memory") && !page.contains("GPU memory"),
+        "{page}"
+    );
     rig.finish().await;
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use longshore_e2e::binaries::Binaries;
-use nvml_fixture::{Control, Event, Gpu, Instance, Process};
+use nvml_fixture::{Control, Event, Gpu, Instance, Memory, Process};
 
 /// A large one, cut into instances where a test says so.
 pub(crate) const H100: &str = "GPU-5a5e9b22-0000-4000-8000-000000000001";
@@ -42,7 +42,7 @@ impl GpuHost {
                     profile: "3g.40gb".into(),
                     memory_mib: 40_448,
                     cap: 12 + at as u32,
-                    processes: vec![],
+                    ..Instance::default()
                 };
                 vec![part(0), part(1)]
             }),
@@ -100,6 +100,22 @@ impl GpuHost {
                 text(&self.path("control.json")),
             ),
         ]
+    }
+
+    /// What is known of the memory in use on a GPU or an instance from now on.
+    pub(crate) fn memory(&mut self, uuid: &str, memory: Memory) {
+        self.change(|control| {
+            for gpu in &mut control.gpus {
+                if gpu.uuid == uuid {
+                    gpu.memory = memory.clone();
+                }
+                for instance in gpu.instances.iter_mut().flatten() {
+                    if instance.uuid == uuid {
+                        instance.memory = memory.clone();
+                    }
+                }
+            }
+        });
     }
 
     fn change(&mut self, change: impl FnOnce(&mut Control)) {
