@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::images::{REGISTRY, Registry};
 use crate::on::On;
 use crate::profiles::{built, under};
-use crate::support::{self, Bench, docker};
+use crate::support::{self, Bench, deadline, docker};
 
 /// A job that does what it is told: each file `_work/ask/N` is a request for the hook, whose output, code and answer
 /// become `N.out`, `N.code` and `N.answer`; `end` ends it.
@@ -31,7 +31,13 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Asks the hook, and gives its exit code, its output and its answer.
-    fn ask(&mut self, mut request: Value) -> (i32, String, Value) {
+    fn ask(&mut self, request: Value) -> (i32, String, Value) {
+        self.begin(request);
+        self.answered()
+    }
+
+    /// Asks the hook and does not wait for it.
+    fn begin(&mut self, mut request: Value) {
         self.asked += 1;
         let n = self.asked;
         request["responseFile"] = json!(format!("/home/runner/_work/ask/{n}.answer"));
@@ -40,6 +46,20 @@ impl Job<'_> {
             "cd /home/runner/_work/ask && cat >{n}.new <<'END'\n{request:#}\nEND\nmv {n}.new {n}"
         );
         self.bench.exec(&self.runner, &line);
+    }
+
+    /// Whether the last request still waits for its answer.
+    fn waits(&self) -> bool {
+        let look = format!(
+            "test -e /home/runner/_work/ask/{}.code && echo yes || true",
+            self.asked
+        );
+        self.bench.exec(&self.runner, &look).is_empty()
+    }
+
+    /// Waits for the last request.
+    fn answered(&self) -> (i32, String, Value) {
+        let n = self.asked;
         let wait = format!(
             "cd /home/runner/_work/ask; t=0; while [ ! -e {n}.code ] && [ $t -lt 600 ]; do sleep 0.1; t=$((t+1)); done; cat {n}.code"
         );
@@ -288,6 +308,95 @@ async fn a_job_has_a_container_and_a_service_beside_it_and_all_of_it_goes() {
     bench.phase(&runner, Phase::Exited).await;
     assert_eq!(beside(&container), Vec::<String>::new());
     assert_eq!(bench.leftovers(), "");
+    bench.intend(&[], &[]).await;
+    bench.gone(&runner).await;
+    bench.finish().await;
+}
+
+/// A service that is ready once `ready` is there, and says so by its health.
+fn with_service(image: &str, name: &str, options: &str) -> Value {
+    json!({"command": "prepare_job", "state": {}, "args": {
+        "container": null,
+        "services": [{
+            "contextName": name, "image": image, "createOptions": options,
+            "entrypoint": "sh", "entryPointArgs": ["-c", "echo the last words of a service; sleep 600"],
+            "environmentVariables": {}, "userMountVolumes": [], "portMappings": [],
+        }],
+    }})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_waits_for_a_service_that_starts_and_is_told_of_one_that_is_unhealthy() {
+    let mut bench = Bench::start(&On::Host, "health").await;
+    let image = bench.image();
+    let runner = bench.name("job");
+    bench
+        .intend(&[(&runner, under("containers", &image))], &[])
+        .await;
+    let container = bench.phase(&runner, Phase::Ready).await.container_id;
+    bench.register(&runner, JOB, "x").await;
+    bench.phase(&runner, Phase::Busy).await;
+    let mut job = Job {
+        bench: &bench,
+        runner: runner.clone(),
+        asked: 0,
+    };
+
+    let slow = "--health-cmd 'test -e /tmp/ready' --health-interval 1s --health-retries 1000";
+    job.begin(with_service(&image, "slow", slow));
+    // It has failed its check more than once and is asked again: starting, not unhealthy.
+    let begun = std::time::Instant::now();
+    let id = loop {
+        let there = beside(&container);
+        let look = "{{.State.Health.Status}} {{.State.Health.FailingStreak}}";
+        let told = match there.first() {
+            Some(id) => docker(&["inspect", "-f", look, id]),
+            None => String::new(),
+        };
+        match told.trim().split_once(' ') {
+            Some(("starting", times)) if times.parse::<u32>().unwrap() >= 2 => {
+                break there[0].clone();
+            }
+            _ => {}
+        }
+        assert!(begun.elapsed() < deadline(), "{told}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    };
+    assert!(job.waits(), "the first step would begin before its service");
+    docker(&["exec", &id, "touch", "/tmp/ready"]);
+    let (code, out, answer) = job.answered();
+    assert_eq!(code, 0, "{out}");
+    assert_eq!(answer["context"]["services"]["slow"]["id"], json!(id));
+    let told = docker(&["inspect", "-f", "{{.State.Health.Status}}", &id]);
+    assert_eq!(told.trim(), "healthy");
+    let (code, out, _) = job.ask(json!({"command": "cleanup_job", "state": {}, "args": {}}));
+    assert_eq!(code, 0, "{out}");
+
+    let broken =
+        "--health-cmd 'echo no tables here; exit 3' --health-interval 1s --health-retries 2";
+    let (code, out, _) = job.ask(with_service(&image, "db", broken));
+    assert_eq!(code, 1, "{out}");
+    for words in [
+        "service db is unhealthy",
+        "code 3",
+        "no tables here",
+        "the last words of a service",
+    ] {
+        assert!(out.contains(words), "{words} in\n{out}");
+    }
+    // One that ends instead of coming up is told by its code.
+    let mut gone = with_service(&image, "gone", slow);
+    gone["args"]["services"][0]["entryPointArgs"] = json!(["-c", "echo no room; exit 9"]);
+    let (code, out, _) = job.ask(gone);
+    assert_eq!(code, 1, "{out}");
+    assert!(
+        out.contains("service gone ended with code 9") && out.contains("no room"),
+        "{out}"
+    );
+
+    bench.touch(&runner, "/home/runner/_work/ask/end");
+    bench.phase(&runner, Phase::Exited).await;
+    assert_eq!(beside(&container), Vec::<String>::new());
     bench.intend(&[], &[]).await;
     bench.gone(&runner).await;
     bench.finish().await;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use agent_core::runtime::RuntimeError;
-use bollard::models::HealthStatusEnum;
+use bollard::models::{Health, HealthStatusEnum};
 use bollard::query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder};
 use futures_util::StreamExt;
 
@@ -15,6 +15,8 @@ use crate::recover::inspect;
 
 /// How long services may take to say that they are ready.
 const READY: Duration = Duration::from_secs(300);
+/// Of what its health check said, for the job's log.
+const CHECK_WORDS: usize = 1_024;
 /// Lines of a service that did not come up, for the job's log.
 const LAST_WORDS: &str = "20";
 
@@ -53,15 +55,16 @@ impl Desk {
                     "{what} ended with code {code} (containers of a job run as uid 1001 without capabilities)\n{words}"
                 )));
             }
-            let health = state.health.and_then(|health| health.status);
-            match health {
+            let health = state.health.unwrap_or_default();
+            match health.status {
                 None
                 | Some(
                     HealthStatusEnum::EMPTY | HealthStatusEnum::NONE | HealthStatusEnum::HEALTHY,
                 ) => return Ok(()),
                 Some(HealthStatusEnum::UNHEALTHY) => {
                     let words = self.last_words(id).await;
-                    return Err(refused(format!("{what} is unhealthy\n{words}")));
+                    let check = last_check(health);
+                    return Err(refused(format!("{what} is unhealthy{check}\n{words}")));
                 }
                 Some(HealthStatusEnum::STARTING) => {}
             }
@@ -95,5 +98,19 @@ impl Desk {
         };
         let text = tokio::time::timeout(Duration::from_secs(5), read).await;
         String::from_utf8_lossy(&text.unwrap_or_default()).into_owned()
+    }
+}
+
+/// What the last health check came to, when the engine kept it.
+fn last_check(health: Health) -> String {
+    let Some(last) = health.log.and_then(|mut log| log.pop()) else {
+        return String::new();
+    };
+    let code = last.exit_code.unwrap_or(-1);
+    let said = last.output.unwrap_or_default();
+    let said: String = said.trim().chars().take(CHECK_WORDS).collect();
+    match said.is_empty() {
+        true => format!(": its last health check ended with code {code}"),
+        false => format!(": its last health check ended with code {code} and said: {said}"),
     }
 }
