@@ -10,8 +10,11 @@ pub mod label {
     pub const SLOT: &str = "longshore.slot";
     /// Hash of the sandbox's data, to recognise it after a restart.
     pub const SPEC: &str = "longshore.spec";
-    /// runner, sibling, init, filler, probe or gpu-probe; probe-image on an image.
+    /// runner, sibling, init, filler, probe or gpu-probe.
     pub const ROLE: &str = "longshore.role";
+    /// On images that an agent makes for itself: whose. One label and not two, since
+    /// Podman takes all that an import asks for as one.
+    pub const OWN_IMAGE: &str = "longshore.own-image";
     pub const PROFILE: &str = "longshore.profile";
     pub const PLATFORM: &str = "longshore.platform";
     /// Class of the runtime that makes it, where that is known.

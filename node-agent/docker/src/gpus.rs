@@ -89,7 +89,7 @@ impl Inner {
         let engine_has_cdi = engine.cdi_spec_dirs.is_some_and(|dirs| !dirs.is_empty());
         let tag = format!("longshore-gpu-proof:{}", self.config.instance.as_str());
         let archive = archive(program.clone()).await?;
-        import(&docker, &tag, archive).await?;
+        import(&docker, &tag, &self.image_label(), archive).await?;
         let image = bounded("looking at the proving image", docker.inspect_image(&tag)).await?;
         let place = Place {
             image_id: image.id.unwrap_or_else(|| tag.clone()),
@@ -269,12 +269,19 @@ async fn archive(program: ProofProgram) -> Result<Vec<u8>, RuntimeError> {
     }
 }
 
-async fn import(docker: &Docker, tag: &str, archive: Vec<u8>) -> Result<(), RuntimeError> {
+async fn import(
+    docker: &Docker,
+    tag: &str,
+    label: &str,
+    archive: Vec<u8>,
+) -> Result<(), RuntimeError> {
     let (repo, version) = tag.split_once(':').unwrap_or((tag, "latest"));
     let options = CreateImageOptionsBuilder::new()
         .from_src("-")
         .repo(repo)
         .tag(version)
+        // Swept at the next start should this process end meanwhile.
+        .changes(vec![format!("LABEL {label}")])
         .build();
     let body = bollard::body_full(archive.into());
     let mut progress = docker.create_image(Some(options), Some(body), None);

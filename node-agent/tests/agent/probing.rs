@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use agent_core::names::label;
 use longshore_proto::v1 as pb;
 use longshore_proto::v1::observed_runner::Phase;
 use longshore_proto::v1::property::State;
@@ -153,7 +154,7 @@ pub(crate) async fn a_flushed_table_turns_a_check_red(on: On) {
 
 /// Images that the agent under test made for its probes.
 fn probe_images(bench: &Bench) -> String {
-    let own = format!("label={}", bench.own_label());
+    let own = format!("label={}={}", label::OWN_IMAGE, bench.instance().as_str());
     bench.docker(&["images", "-aq", "--filter", &own])
 }
 

@@ -33,7 +33,7 @@ impl Inner {
             .tag(&tag)
             .platform(platform)
             // By it the image is found again when this process ends before the probe does.
-            .changes(vec![format!("LABEL {}", self.image_labels().join(" "))])
+            .changes(vec![format!("LABEL {}", self.image_label())])
             .build();
         let body = bollard::body_full(root()?.into());
         bounded("making the probe's image", async {
@@ -74,22 +74,20 @@ impl Inner {
         self.images.forget(name);
     }
 
-    /// Both are needed: an image that a person makes from a sandbox has the first one.
-    fn image_labels(&self) -> [String; 2] {
-        let instance = self.config.instance.as_str();
-        [
-            format!("{}={instance}", label::INSTANCE),
-            format!("{}=probe-image", label::ROLE),
-        ]
+    /// Another one than containers have: an image that a person makes from a job's
+    /// sandbox is that person's.
+    pub(crate) fn image_label(&self) -> String {
+        format!("{}={}", label::OWN_IMAGE, self.config.instance.as_str())
     }
 
-    /// Removes images that an earlier process of this agent made for its probes.
+    /// Removes images that an earlier process of this agent made to look at sandboxes
+    /// and GPUs.
     pub(crate) async fn sweep_own_images(&self, docker: &Docker) -> Result<(), RuntimeError> {
         // One that runs now needs its image.
         let Ok(_one) = self.probing.try_lock() else {
             return Ok(());
         };
-        let filters = HashMap::from([("label", self.image_labels().to_vec())]);
+        let filters = HashMap::from([("label", vec![self.image_label()])]);
         let options = ListImagesOptionsBuilder::new().filters(&filters).build();
         let list = bounded("listing own images", docker.list_images(Some(options))).await?;
         for image in list {
