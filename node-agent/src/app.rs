@@ -58,6 +58,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         min_free_disk: config.min_free_disk,
         job_disk: config.job_disk,
         pull: config.pull,
+        engine_timeout: config.engine_timeout,
         image_refresh: config.image_refresh,
         image_keep: config.image_keep,
         host_cpus: possible_cpus(),

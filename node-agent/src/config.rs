@@ -95,6 +95,11 @@ pub const KEYS: [(&str, &str, &str); 30] = [
     ),
     ("pull", "true", "pull images that are missing"),
     (
+        "engine_timeout",
+        "120",
+        "seconds that one call to the engine may take",
+    ),
+    (
         "image_refresh",
         "3600",
         "seconds between two questions to a registry for a newer image under a tag; 0 for never",
@@ -159,6 +164,8 @@ pub const KEYS: [(&str, &str, &str); 30] = [
 
 /// Below it a file system has no room for files.
 const SMALLEST_JOB_DISK: u64 = 16 << 20;
+/// A container is given five seconds to stop, and an engine has other things to do.
+const SHORTEST_CALL: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Error)]
 pub enum ConfigError {
@@ -360,6 +367,7 @@ pub struct Config {
     pub min_free_disk: u64,
     pub job_disk: u64,
     pub pull: bool,
+    pub engine_timeout: Duration,
     /// None asks never.
     pub image_refresh: Option<Duration>,
     pub image_keep: Duration,
@@ -444,6 +452,13 @@ impl Config {
             })?,
             runtimes: settings.parse("runtimes", OfferedRuntimes::parse)?,
             pull: settings.parse("pull", truth)?,
+            engine_timeout: settings.parse("engine_timeout", |text| match seconds(text)? {
+                Some(limit) if limit >= SHORTEST_CALL => Ok(limit),
+                _ => Err(format!(
+                    "an engine that works takes longer at times; at least {}",
+                    SHORTEST_CALL.as_secs()
+                )),
+            })?,
             image_refresh: settings
                 .parse("image_refresh", seconds)?
                 .filter(|every| !every.is_zero()),

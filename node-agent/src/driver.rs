@@ -802,7 +802,7 @@ impl<R: Runtime> Driver<R> {
             list.push(condition(
                 "engine_down",
                 problem.clone(),
-                "start the container engine, or fix engine_socket and the agent's permission on it",
+                "start the container engine, restart it if it hangs, or fix engine_socket and the agent's permission on it",
             ));
         }
         if let Some(problem) = &self.state_problem {

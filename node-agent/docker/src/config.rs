@@ -46,6 +46,8 @@ pub struct Config {
     pub job_disk: u64,
     /// Missing images are pulled; off in tests.
     pub pull: bool,
+    /// How long one call to the engine may take: a start waits behind others when busy.
+    pub engine_timeout: Duration,
     /// How often registries are asked for a newer image under a tag; none: never.
     pub image_refresh: Option<Duration>,
     /// How long an image of ours is kept that no name means any more.

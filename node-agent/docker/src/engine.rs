@@ -18,8 +18,12 @@ use futures_util::StreamExt;
 use serde::Serialize;
 use tracing::debug;
 
-/// Bound of one call to the engine. A start waits behind others when busy.
+/// Bound of one step with the engine, which may be several calls; a single one is bounded
+/// by the configuration's `engine_timeout` as well.
 pub(crate) const CALL: Duration = Duration::from_secs(120);
+
+/// Bound of a call that needs nothing but the engine's memory: it hangs if it takes longer.
+const QUICK: Duration = Duration::from_secs(15);
 
 /// Podman looks at every container and asks the package manager for an answer.
 const VERSION: Duration = Duration::from_secs(30);
@@ -113,7 +117,7 @@ impl EngineFacts {
 }
 
 /// Connects and agrees on an API version both sides speak.
-pub(crate) async fn connect(socket: &Path) -> Result<Docker, RuntimeError> {
+pub(crate) async fn connect(socket: &Path, timeout: Duration) -> Result<Docker, RuntimeError> {
     let probe = tokio::time::timeout(
         Duration::from_secs(5),
         tokio::net::UnixStream::connect(socket),
@@ -130,7 +134,7 @@ pub(crate) async fn connect(socket: &Path) -> Result<Docker, RuntimeError> {
         Ok(Ok(_)) => {}
     }
     let text = socket.to_string_lossy();
-    let docker = Docker::connect_with_unix(&text, CALL.as_secs(), bollard::API_DEFAULT_VERSION)
+    let docker = Docker::connect_with_unix(&text, timeout.as_secs(), bollard::API_DEFAULT_VERSION)
         .map_err(|error| down(format!("engine at {text}: {error}")))?;
     tokio::time::timeout(VERSION, docker.negotiate_version())
         .await
@@ -222,22 +226,38 @@ pub(crate) async fn bounded<T>(
     what: &str,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, RuntimeError> {
-    match tokio::time::timeout(CALL, call).await {
+    within(CALL, what, call).await
+}
+
+/// One call that an engine which works answers at once.
+pub(crate) async fn quick<T>(
+    what: &str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, RuntimeError> {
+    within(QUICK, what, call).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    what: &str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, RuntimeError> {
+    match tokio::time::timeout(limit, call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(failed(what, &error)),
-        Err(_) => Err(RuntimeError {
-            reason: ErrorReason::EngineDown,
-            detail: format!(
-                "{what}: the engine gave no answer within {} s",
-                CALL.as_secs()
-            ),
-        }),
+        Err(_) => Err(down(format!(
+            "{what}: the engine gave no answer within {} s",
+            limit.as_secs()
+        ))),
     }
 }
 
 /// An engine's error as a reason the scheduler understands.
 pub(crate) fn failed(what: &str, error: &Error) -> RuntimeError {
-    let text = error.to_string();
+    let text = match error {
+        Error::RequestTimeoutError => "the engine gave no answer within engine_timeout".into(),
+        error => error.to_string(),
+    };
     let reason = if text.contains("no space left on device") || text.contains("disk quota exceeded")
     {
         ErrorReason::DiskFull

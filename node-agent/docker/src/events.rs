@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Weak;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_core::runtime::Notice;
+use agent_core::runtime::{Notice, RuntimeError};
 use bollard::Docker;
 use bollard::models::EventMessageTypeEnum;
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::StreamExt;
 use tracing::{info, warn};
 
+use crate::engine::quick;
 use crate::outage::now_ms;
 use crate::runtime::{Inner, lock};
 
@@ -18,6 +19,24 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the engine may take to tell what it did.
 const HISTORY: Duration = Duration::from_secs(5);
+
+/// An engine that hangs ends no stream and tells nothing: it is asked this often.
+const PULSE: Duration = Duration::from_secs(10);
+
+/// Whether it answers, a while from now: to be there, and from what it knows of containers.
+/// One that does is rid of what it made while nobody waited for it.
+async fn pulse(inner: Weak<Inner>, docker: Docker) -> Result<(), RuntimeError> {
+    tokio::time::sleep(PULSE).await;
+    let Some(strong) = inner.upgrade() else {
+        return Ok(());
+    };
+    quick("asking the engine whether it is there", docker.ping()).await?;
+    strong.own_containers(&docker).await?;
+    if let Err(error) = strong.settle(&docker).await {
+        warn!(%error, "what the engine made unasked is still there");
+    }
+    Ok(())
+}
 
 /// Follows events until the runtime is dropped.
 pub(crate) async fn follow(inner: Weak<Inner>) {
@@ -43,9 +62,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
                 // seen to be away, and is another one all the same.
                 if told_down || !first {
                     told_down = false;
-                    strong.standby.engine_is_back();
-                    info!("the engine answers again");
-                    strong.tell(Notice::Engine { problem: None }).await;
+                    strong.tell_of_engine(None).await;
                 }
                 first = false;
             }
@@ -53,12 +70,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
                 if !told_down {
                     told_down = true;
                     lock(&strong.outage).begins(now_ms());
-                    warn!(%error, "the engine does not answer");
-                    strong
-                        .tell(Notice::Engine {
-                            problem: Some(error.detail),
-                        })
-                        .await;
+                    strong.tell_of_engine(Some(error)).await;
                 }
                 drop(strong);
                 tokio::time::sleep(pause).await;
@@ -81,7 +93,26 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
             .filters(&filters)
             .build();
         let mut events = std::pin::pin!(docker.events(Some(options)));
-        while let Some(Ok(event)) = events.next().await {
+        let mut asked = Box::pin(pulse(inner.clone(), docker.clone()));
+        loop {
+            let event = tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => event,
+                    _ => break,
+                },
+                answer = &mut asked => {
+                    asked = Box::pin(pulse(inner.clone(), docker.clone()));
+                    let Some(strong) = inner.upgrade() else {
+                        return;
+                    };
+                    // It ended nothing by not answering: there was no outage that ended jobs.
+                    let hangs = answer.is_err();
+                    if hangs != std::mem::replace(&mut told_down, hangs) {
+                        strong.tell_of_engine(answer.err()).await;
+                    }
+                    continue;
+                }
+            };
             let Some(strong) = inner.upgrade() else {
                 return;
             };
@@ -105,6 +136,20 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
             None => return,
         }
         tokio::time::sleep(FIRST_PAUSE).await;
+    }
+}
+
+impl Inner {
+    async fn tell_of_engine(&self, problem: Option<RuntimeError>) {
+        match &problem {
+            Some(error) => warn!(%error, "the engine does not answer"),
+            None => {
+                self.standby.engine_is_back();
+                info!("the engine answers again");
+            }
+        }
+        let problem = problem.map(|error| error.detail);
+        self.tell(Notice::Engine { problem }).await;
     }
 }
 

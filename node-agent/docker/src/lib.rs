@@ -40,6 +40,7 @@ mod space;
 mod standby;
 mod tools;
 mod translate;
+mod unanswered;
 mod usage;
 mod volumes;
 

@@ -21,6 +21,7 @@ use crate::runtime::{For, Handle, Inner, lock};
 use crate::slots::Kind;
 use crate::space::space_of;
 use crate::translate::container_body;
+use crate::unanswered::Unanswered;
 use crate::volumes::Program;
 use crate::{engine, inside, usage};
 
@@ -108,12 +109,7 @@ impl Inner {
             dns: self.config.dns.iter().map(ToString::to_string).collect(),
             proxy: None,
             host_cpus: self.config.host_cpus,
-            cgroup_parent: usage::parent(
-                &facts.cgroup_driver,
-                facts.rootless,
-                instance.as_str(),
-                salt,
-            ),
+            cgroup_parent: self.group_of(facts, salt),
             labels: vec![
                 (label::INSTANCE.into(), instance.as_str().into()),
                 (label::NODE.into(), self.config.node.clone()),
@@ -127,6 +123,16 @@ impl Inner {
             gpus: vec![],
             runtimes: self.runtimes(facts),
         }
+    }
+
+    /// Control group around a sandbox.
+    fn group_of(&self, facts: &EngineFacts, salt: &str) -> String {
+        usage::parent(
+            &facts.cgroup_driver,
+            facts.rootless,
+            self.config.instance.as_str(),
+            salt,
+        )
     }
 
     async fn make(
@@ -270,7 +276,18 @@ impl Inner {
         let salt = format!("{:08x}", rand::random::<u32>());
         self.firewall.begin(&self.slots.network(slot, kind)).await;
         let made = self.make(spec, &request, &salt, slot, whom).await;
-        if made.is_err() {
+        let Err(error) = &made else {
+            return made;
+        };
+        let left = error.reason == ErrorReason::EngineDown
+            && self.unanswered.enter(Unanswered {
+                container: self.config.instance.unnamed_container(slot, &salt),
+                work_volume: self.config.instance.work_volume(slot, &salt),
+                cgroup_parent: self.group_of(&facts, &salt),
+                slot: Some((slot, kind)),
+                why: error.detail.clone(),
+            });
+        if !left {
             self.give_back(slot, kind).await;
         }
         made

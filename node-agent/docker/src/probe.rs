@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use agent_core::dialect;
-use agent_core::model::RunnerSpec;
+use agent_core::model::{ErrorReason, RunnerSpec};
 use agent_core::names::label;
 use agent_core::probe::{self, Probed};
 use agent_core::runtime::RuntimeError;
@@ -32,6 +32,7 @@ use crate::recover::inspect;
 use crate::runtime::Inner;
 use crate::slots::Kind;
 use crate::translate::container_body;
+use crate::unanswered::Unanswered;
 use crate::volumes::Program;
 
 mod image;
@@ -268,10 +269,11 @@ impl Inner {
             group: place.cgroup_parent.clone(),
             device: None,
         };
-        look.device = self
+        let device = self
             .volumes
             .make_work(docker, &look.volume, &image_id, &spec.platform)
-            .await?;
+            .await;
+        look.device = device.inspect_err(|error| self.settle_later(&look, error))?;
         let options = CreateContainerOptionsBuilder::new()
             .name(&name)
             .platform(&spec.platform)
@@ -281,11 +283,17 @@ impl Inner {
             docker.create_container(Some(options), container_body(&sandbox)),
         )
         .await;
-        if let Err(error) = made {
-            self.unmake(docker, &look).await?;
-            return Err(error);
+        match made {
+            Ok(_) => Ok(look),
+            Err(error) if error.reason == ErrorReason::EngineDown => {
+                self.settle_later(&look, &error);
+                Err(error)
+            }
+            Err(error) => {
+                self.unmake(docker, &look).await?;
+                Err(error)
+            }
         }
-        Ok(look)
     }
 
     /// Starts the neighbour. Where it listens, and whether it said that it does: the
@@ -402,6 +410,27 @@ impl Inner {
 
     /// Removes a sandbox and sees that it is gone.
     async fn unmake(&self, docker: &Docker, look: &Look) -> Result<(), RuntimeError> {
+        let unmade = self.try_to_unmake(docker, look).await;
+        if let Err(error) = &unmade {
+            self.settle_later(look, error);
+        }
+        unmade
+    }
+
+    /// What an engine that does not answer keeps of a look.
+    fn settle_later(&self, look: &Look, error: &RuntimeError) {
+        if error.reason == ErrorReason::EngineDown {
+            self.unanswered.enter(Unanswered {
+                container: look.container.clone(),
+                work_volume: look.volume.clone(),
+                cgroup_parent: look.group.clone(),
+                slot: None,
+                why: error.detail.clone(),
+            });
+        }
+    }
+
+    async fn try_to_unmake(&self, docker: &Docker, look: &Look) -> Result<(), RuntimeError> {
         remove_container(docker, &look.container).await?;
         self.volumes.delete(docker, &look.volume).await?;
         remove_group(&look.group).await;

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::beside::has_containers;
 use crate::ending::remove_groups;
-use crate::engine::{bounded, remove_container, status};
+use crate::engine::{bounded, quick, remove_container, status};
 use crate::runtime::{Handle, Inner};
 use crate::slots::Kind;
 use crate::usage;
@@ -162,7 +162,7 @@ impl Inner {
             .all(true)
             .filters(&filters)
             .build();
-        let list = bounded("listing containers", docker.list_containers(Some(options))).await?;
+        let list = quick("listing containers", docker.list_containers(Some(options))).await?;
         Ok(list
             .into_iter()
             .filter_map(|container| container.id)

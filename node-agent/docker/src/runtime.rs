@@ -23,7 +23,9 @@ use crate::beside::Beside;
 use crate::config::Config;
 use crate::egress::Egress;
 use crate::ending::remove_groups;
-use crate::engine::{EngineFacts, WorkFolders, bounded, down, refused, remove_container, status};
+use crate::engine::{
+    EngineFacts, WorkFolders, bounded, down, quick, refused, remove_container, status,
+};
 use crate::firewall::Firewall;
 use crate::gpus::{Gpus, Proof, ProofProgram, ToProve};
 use crate::images::Images;
@@ -31,6 +33,7 @@ use crate::outage::Outage;
 use crate::recover::{inspect, is_running};
 use crate::slots::{Kind, Slots};
 use crate::standby::Pool;
+use crate::unanswered::Ledger;
 use crate::volumes::Volumes;
 use crate::{
     disk_watch, engine, events, images, logs, processes, quota, seccomp, slices, standby, usage,
@@ -119,6 +122,7 @@ pub(crate) struct Inner {
     /// One probe at a time.
     pub(crate) probing: tokio::sync::Mutex<()>,
     pub(crate) gpus: Gpus,
+    pub(crate) unanswered: Ledger,
     notices: mpsc::Sender<Notice>,
     output: mpsc::Sender<Notice>,
 }
@@ -196,6 +200,7 @@ impl DockerRuntime {
             outage: Mutex::default(),
             probing: Default::default(),
             gpus: Gpus::default(),
+            unanswered: Ledger::default(),
             notices,
             output,
             config,
@@ -270,7 +275,7 @@ impl DockerRuntime {
 
     /// Asks an engine what it is, and changes nothing.
     pub async fn detect(socket: &Path) -> Result<EngineFacts, RuntimeError> {
-        engine::facts(&engine::connect(socket).await?).await
+        engine::facts(&engine::connect(socket, engine::CALL).await?).await
     }
 
     /// Removes everything this agent made on the engine and its firewall table.
@@ -303,7 +308,7 @@ impl Inner {
         if let Some(docker) = self.docker() {
             return Ok(docker);
         }
-        let docker = engine::connect(&self.config.socket).await?;
+        let docker = engine::connect(&self.config.socket, self.config.engine_timeout).await?;
         let mut facts = engine::facts(&docker).await?;
         if Dialect::of(&facts.kind).seccomp_by_file && facts.seccomp == Filter::Text {
             facts.seccomp = seccomp::write(&self.config.state_dir);
@@ -384,7 +389,7 @@ impl Inner {
 
     /// Tells of every sandbox that is not running any more.
     pub(crate) async fn resync(&self, docker: &Docker) -> Result<(), RuntimeError> {
-        bounded("asking the engine whether it is there", docker.ping()).await?;
+        quick("asking the engine whether it is there", docker.ping()).await?;
         // One lock after the other: the pool looks at the sandboxes while it holds its own.
         let mut known = self.standby.containers();
         known.extend(
@@ -451,6 +456,7 @@ impl Inner {
         conditions.extend(self.firewall.condition().await);
         conditions.extend(self.egress.condition());
         conditions.extend(self.slots.condition());
+        conditions.extend(self.unanswered.condition());
         if let Some((_, facts)) = self.docker.get()
             && let Err(error) = self.enough_disk(facts)
         {

@@ -336,12 +336,20 @@ impl Slots {
 
     async fn make(&self, docker: &Docker, index: u32, kind: Kind) -> Result<(), RuntimeError> {
         let name = self.network(index, kind);
-        // An engine that forgot the bridge would take it for somebody else's.
-        forget_bridge(&name);
         let net = self.cidr.net(index).ok_or_else(|| RuntimeError {
             reason: ErrorReason::OutOfSlots,
             detail: format!("slot {index} is outside slots_cidr"),
         })?;
+        if has_bridge(&name) {
+            // Made for an earlier call whose answer never came.
+            if let Some((_, subnet)) = self.existing(docker).await?.get(&name)
+                && *subnet == net.subnet
+            {
+                return Ok(());
+            }
+            // An engine that forgot the bridge would take it for somebody else's.
+            forget_bridge(&name);
+        }
         let options = [
             ("com.docker.network.bridge.name", name.as_str()),
             ("com.docker.network.bridge.enable_icc", "false"),
@@ -411,9 +419,13 @@ async fn remove(docker: &Docker, name: &str, id: &str) -> Result<(), RuntimeErro
     Ok(())
 }
 
+fn has_bridge(name: &str) -> bool {
+    bridges::named(name).iter().any(|found| found == name)
+}
+
 /// Removes the bridge of a network that is not, or no longer, there.
 fn forget_bridge(name: &str) {
-    if !bridges::named(name).iter().any(|found| found == name) {
+    if !has_bridge(name) {
         return;
     }
     match bridges::delete(name) {

@@ -18,6 +18,7 @@ mod containers;
 mod disk;
 mod engine;
 mod flood;
+mod hung;
 mod images;
 mod layout;
 mod limits;
@@ -83,11 +84,7 @@ on_each_engine! {
     a_killed_agents_standbys_end_and_are_swept,
     a_dead_standby_is_not_handed_over,
     what_reaches_for_the_kernel_or_other_processes_is_refused,
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_image_of_a_killed_agents_probe_is_swept() {
-    the_image_of_a_killed_agents_probe_goes_at_the_next_start_or_by_purge(On::Host).await
+    the_image_of_a_killed_agents_probe_goes_at_the_next_start_or_by_purge,
 }
 
 macro_rules! under_each_runtime {

@@ -35,6 +35,8 @@ type Downstream = mpsc::Sender<Result<pb::AttachResponse, Status>>;
 #[derive(Clone, Default)]
 struct Seen {
     attached: u64,
+    /// Reports that came, heartbeats among them.
+    reports: u64,
     report: pb::NodeReport,
     capability: pb::Capability,
     output: BTreeMap<String, (Vec<u8>, bool)>,
@@ -92,6 +94,7 @@ impl NodeService for Scheduler {
                             seen.capability = capability.clone();
                         }
                         seen.report = report;
+                        seen.reports += 1;
                     }),
                     Some(Up::Checked(told)) => seen.send_modify(|seen| {
                         seen.checked.insert(told.id, told);
@@ -763,6 +766,12 @@ impl Bench {
             })
             .collect();
         self.intend_wanted().await;
+    }
+
+    /// Waits until the agent has told of itself that many times more.
+    pub(crate) async fn heartbeats(&mut self, more: u64) {
+        let enough = self.seen.borrow().reports + more;
+        self.wait("heartbeats", |seen| seen.reports >= enough).await;
     }
 
     /// Wants a runner besides those that are wanted already.
