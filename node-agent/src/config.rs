@@ -16,7 +16,7 @@ use thiserror::Error;
 const MAX_RANGES: usize = 64;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 30] = [
+pub const KEYS: [(&str, &str, &str); 31] = [
     (
         "scheduler",
         "http://127.0.0.1:9001",
