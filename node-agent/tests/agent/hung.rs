@@ -1,7 +1,10 @@
 //! An engine that accepts calls and does not answer them, or not some of them. It is told,
 //! nothing is made twice, and all goes on when it answers again.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use longshore_proto::v1 as pb;
@@ -87,15 +90,25 @@ async fn hand_on(near: UnixStream, engine: PathBuf, hold: watch::Receiver<Hold>)
     let (mut from_near, mut to_near) = near.into_split();
     let (mut from_far, mut to_far) = far.into_split();
     let (mut of_up, mut of_down) = (hold.clone(), hold);
+    let answered = tokio::sync::Notify::new();
     let up = async {
         let mut buffer = vec![0; 64 << 10];
+        let mut late = false;
         while let Ok(count @ 1..) = from_near.read(&mut buffer).await {
             let asked = &buffer[..count];
-            if of_up.wait_for(|hold| !hold.keeps(asked)).await.is_err()
-                || to_far.write_all(asked).await.is_err()
-            {
+            late |= of_up.borrow().keeps(asked);
+            if of_up.wait_for(|hold| !hold.keeps(asked)).await.is_err() {
                 break;
             }
+            // What was answered before was another request.
+            let _ = tokio::time::timeout(Duration::ZERO, answered.notified()).await;
+            if to_far.write_all(asked).await.is_err() {
+                break;
+            }
+        }
+        // The engine gives up what nobody seems to wait for, if it sees that soon enough.
+        if late {
+            answered.notified().await;
         }
         // The end of a hijacked input is half a close.
         let _ = to_far.shutdown().await;
@@ -104,10 +117,14 @@ async fn hand_on(near: UnixStream, engine: PathBuf, hold: watch::Receiver<Hold>)
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from_far.read(&mut buffer).await {
             let free = of_down.wait_for(|hold| *hold != Hold::Everything);
-            if free.await.is_err() || to_near.write_all(&buffer[..count]).await.is_err() {
+            if free.await.is_err() {
                 break;
             }
+            answered.notify_one();
+            // Read to its end even when nobody takes it any more.
+            let _ = to_near.write_all(&buffer[..count]).await;
         }
+        answered.notify_one();
         let _ = to_near.shutdown().await;
     };
     tokio::join!(up, down);
@@ -200,29 +217,57 @@ async fn a_hung_engine_is_told_and_all_goes_on_when_it_answers_again() {
     bench.finish().await;
 }
 
-/// Names of the containers of runners of this agent to which the engine did this since then.
-fn history(bench: &Bench, since: &str, event: &str) -> Vec<String> {
-    let own = format!("label={}", bench.own_label());
-    let event = format!("event={event}");
-    let now = present();
-    let told = bench.docker(&[
-        "events",
-        "--since",
-        since,
-        "--until",
-        &now,
-        "--filter",
-        &own,
-        "--filter",
-        &event,
-        "--filter",
-        "label=longshore.role=runner",
-        "--format",
-        "{{.Actor.Attributes.name}}",
-    ]);
-    let mut names: Vec<String> = told.lines().map(str::to_owned).collect();
-    names.sort();
-    names
+/// What the engine does to containers of this agent's runners from now on, as it tells
+/// it. Its history is short, and others make some too.
+struct History {
+    told: Arc<Mutex<Vec<(String, String)>>>,
+    follower: std::process::Child,
+}
+
+impl Drop for History {
+    fn drop(&mut self) {
+        let _ = self.follower.kill();
+        let _ = self.follower.wait();
+    }
+}
+
+impl History {
+    fn follow(bench: &Bench) -> Self {
+        let own = format!("label={}", bench.own_label());
+        let filters = ["--filter", &own, "--filter", "label=longshore.role=runner"];
+        let mut follower = Command::new("docker")
+            .args(["events", "--since", &present()])
+            .args(filters)
+            .args(["--format", "{{.Action}} {{.Actor.Attributes.name}}"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let told = Arc::<Mutex<Vec<(String, String)>>>::default();
+        let (output, list) = (follower.stdout.take().unwrap(), told.clone());
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some((what, name)) = line.split_once(' ') {
+                    list.lock().unwrap().push((what.into(), name.into()));
+                }
+            }
+        });
+        Self { told, follower }
+    }
+
+    /// Names of those to which this was done.
+    fn of(&self, event: &str) -> Vec<String> {
+        let told = self.told.lock().unwrap();
+        let of_event = told.iter().filter(|(what, _)| what == event);
+        of_event.map(|(_, name)| name.clone()).collect()
+    }
+
+    async fn has(&self, event: &str) {
+        let begun = Instant::now();
+        while self.of(event).is_empty() {
+            assert!(begun.elapsed() < deadline(), "no {event}: {:?}", self.told);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 /// As the engine reads it, to the nanosecond.
@@ -248,7 +293,7 @@ async fn what_an_engine_makes_after_nobody_waits_for_it_is_removed() {
     ends_with(&mut bench, &warm, 40).await;
 
     // It answers everything but the making of containers.
-    let since = present();
+    let history = History::follow(&bench);
     let first = bench.name("first");
     socket.holds(Hold::Requests("/containers/create"));
     bench.want(&first, run(&image)).await;
@@ -262,14 +307,16 @@ async fn what_an_engine_makes_after_nobody_waits_for_it_is_removed() {
     let report = bench.until_report(|report| down(report).is_some()).await;
     let told = down(&report).expect("waited for it");
     assert!(told.detail.contains("making container"), "{told:?}");
-    assert_eq!(history(&bench, &since, "create"), Vec::<String>::new());
+    assert_eq!(history.of("create"), Vec::<String>::new());
 
     socket.holds(Hold::Nothing);
+    history.has("create").await;
+    history.has("destroy").await;
     bench.until_report(|report| down(report).is_none()).await;
-    let made = history(&bench, &since, "create");
+    let made = history.of("create");
     assert_eq!(made.len(), 1, "late, and once");
-    assert_eq!(history(&bench, &since, "destroy"), made);
-    assert_eq!(history(&bench, &since, "start"), Vec::<String>::new());
+    assert_eq!(history.of("destroy"), made);
+    assert_eq!(history.of("start"), Vec::<String>::new());
     nothing_is_left(&bench).await;
 
     // A network made late is the next one's, not lost. Two are made at the start.
