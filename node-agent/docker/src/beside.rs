@@ -77,6 +77,7 @@ impl Inner {
             instance,
             hosts: desk::hosts_of(&told),
             container: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
         };
         let door = Door::open(gateway, secret, desk)
             .await

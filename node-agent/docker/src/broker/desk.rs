@@ -49,6 +49,8 @@ pub(crate) struct Desk {
     pub(crate) hosts: PathBuf,
     /// The job container of `container:`.
     pub(crate) container: Mutex<Option<String>>,
+    /// Held from a count of the siblings until there is one more.
+    pub(crate) making: tokio::sync::Mutex<()>,
 }
 
 /// What has to end when its request is given up.
@@ -263,10 +265,6 @@ impl Desk {
 
     /// Makes a sibling and starts it.
     pub(super) async fn make(&self, sibling: &Sibling, what: &str) -> Result<String, RuntimeError> {
-        let there = siblings(&self.docker, &self.instance, &self.job.container).await?;
-        if there.len() >= MAX_SIBLINGS {
-            return Err(refused(containers::Refusal::TooMany.to_string()));
-        }
         let image_id = self
             .images
             .for_a_job(
@@ -300,11 +298,19 @@ impl Desk {
             .name(&name)
             .platform(&self.job.platform)
             .build();
-        let made = bounded(
-            &format!("making {what} from {}", sibling.image),
-            self.docker.create_container(Some(options), body),
-        )
-        .await?;
+        let made = {
+            // Requests of one moment would all find room for one more.
+            let _one = self.making.lock().await;
+            let there = siblings(&self.docker, &self.instance, &self.job.container).await?;
+            if there.len() >= MAX_SIBLINGS {
+                return Err(refused(containers::Refusal::TooMany.to_string()));
+            }
+            bounded(
+                &format!("making {what} from {}", sibling.image),
+                self.docker.create_container(Some(options), body),
+            )
+            .await?
+        };
         let started = async {
             self.link(&made.id, &sibling.links).await?;
             bounded(
