@@ -1,5 +1,7 @@
 //! Job containers and services, asked for by the real hook in a real sandbox.
 
+use std::time::{Duration, Instant};
+
 use agent_core::sandbox::Profile;
 use agent_core::seccomp::filter;
 use longshore_proto::v1::observed_runner::Phase;
@@ -157,6 +159,76 @@ fn assert_held(id: &str, job: &str) {
     for mount in all[0]["Mounts"].as_array().unwrap() {
         assert_eq!(mount["Type"], "volume", "{mount}");
     }
+}
+
+/// Fourteen are there, six are asked for in one moment, and sixteen are what a job may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_one_moment_make_no_more_containers_than_a_job_may_have() {
+    let mut bench = Bench::start(&On::Host, "sixteen").await;
+    let image = bench.image();
+    let runner = bench.name("job");
+    bench
+        .intend(&[(&runner, under("containers", &image))], &[])
+        .await;
+    let ready = bench.phase(&runner, Phase::Ready).await;
+    bench.register(&runner, JOB, "x").await;
+    bench.phase(&runner, Phase::Busy).await;
+    let mut job = Job {
+        bench: &bench,
+        runner: runner.clone(),
+        asked: 0,
+    };
+    let service = |n: u32| {
+        json!({"contextName": format!("s{n}"), "image": &image, "createOptions": null,
+            "entrypoint": "sleep", "entryPointArgs": ["600"], "environmentVariables": {},
+            "userMountVolumes": [], "portMappings": []})
+    };
+    let services: Vec<Value> = (0..14).map(service).collect();
+    let (code, out, _) = job.ask(json!({"command": "prepare_job", "state": {}, "args": {
+        "container": null, "services": services}}));
+    assert_eq!(code, 0, "{out}");
+
+    let wait = "while [ ! -e /__w/ask/go ]; do sleep 0.2; done";
+    let request = step(&image, wait);
+    let all_at_once = format!(
+        "cd /home/runner/_work/ask && cat >step <<'END'\n{request:#}\nEND
+         for n in 1 2 3 4 5 6; do
+             (sh \"$ACTIONS_RUNNER_CONTAINER_HOOKS\" <step >many$n.out 2>&1; echo $? >many$n.code) &
+         done; wait"
+    );
+    let hook = bench.exec(&runner, "tr '\\0' '\\n' </proc/1/environ");
+    let hook = hook
+        .lines()
+        .find(|line| line.starts_with("ACTIONS_RUNNER_CONTAINER_HOOKS="))
+        .unwrap();
+    std::thread::scope(|scope| {
+        let steps = scope.spawn(|| bench.exec(&runner, &format!("export {hook}; {all_at_once}")));
+        let begin = Instant::now();
+        let refused = loop {
+            let codes = "cd /home/runner/_work/ask; cat many*.code 2>/dev/null || true";
+            let codes = bench.exec(&runner, codes);
+            if codes.lines().count() == 4 {
+                break codes;
+            }
+            assert!(begin.elapsed() < deadline(), "{codes}");
+            std::thread::sleep(Duration::from_millis(200));
+        };
+        assert_eq!(refused, "1\n1\n1\n1\n");
+        assert_eq!(beside(&ready.container_id).len(), 16);
+        let words = bench.exec(&runner, "cat /home/runner/_work/ask/many*.out");
+        assert_eq!(
+            words.matches("more than 16 containers").count(),
+            4,
+            "{words}"
+        );
+        bench.exec(&runner, "touch /home/runner/_work/ask/go");
+        steps.join().unwrap();
+    });
+    let codes = bench.exec(&runner, "cat /home/runner/_work/ask/many*.code || true");
+    assert_eq!(codes.matches('0').count(), 2, "{codes}");
+    bench.touch(&runner, "/home/runner/_work/ask/end");
+    bench.phase(&runner, Phase::Exited).await;
+    bench.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
