@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 use agent_core::Durable;
 use anyhow::Context;
 
+/// Bytes kept for the day when the disk is full: an end that cannot be written cannot be
+/// told, and what the job has on the disk stays until it is.
+const RESERVE: usize = 1 << 20;
+const LEAST_RESERVE: usize = 16 << 10;
+
 pub struct StateFile {
     path: PathBuf,
     written: Durable,
@@ -40,7 +45,9 @@ impl StateFile {
                 return Err(error).with_context(|| format!("cannot read {}", path.display()));
             }
         };
-        Ok(Self { path, written })
+        let state = Self { path, written };
+        state.reserve();
+        Ok(state)
     }
 
     pub fn loaded(&self) -> Durable {
@@ -54,6 +61,21 @@ impl StateFile {
             return Ok(());
         }
         let flush = durable.finished != self.written.finished;
+        let bytes = serde_json::to_vec(durable)?;
+        match self.write(&bytes, flush) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                fs::remove_file(self.reserved()).map_err(|_| error)?;
+                let written = self.write(&bytes, flush);
+                self.reserve();
+                written?;
+            }
+            written => written?,
+        }
+        self.written = durable.clone();
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8], flush: bool) -> io::Result<()> {
         let temporary = self.path.with_extension("new");
         let mut file = File::options()
             .write(true)
@@ -61,13 +83,30 @@ impl StateFile {
             .truncate(true)
             .mode(0o600)
             .open(&temporary)?;
-        file.write_all(&serde_json::to_vec(durable)?)?;
+        file.write_all(bytes)?;
         if flush {
             file.sync_all()?;
         }
-        fs::rename(&temporary, &self.path)?;
-        self.written = durable.clone();
-        Ok(())
+        fs::rename(&temporary, &self.path)
+    }
+
+    fn reserved(&self) -> PathBuf {
+        self.path.with_extension("reserve")
+    }
+
+    /// Takes as much as there is, up to the whole reserve.
+    fn reserve(&self) {
+        let path = self.reserved();
+        if fs::metadata(&path).is_ok_and(|kept| kept.len() == RESERVE as u64) {
+            return;
+        }
+        let mut bytes = vec![0; RESERVE];
+        while bytes.len() >= LEAST_RESERVE && fs::write(&path, &bytes).is_err() {
+            bytes.truncate(bytes.len() / 2);
+        }
+        if bytes.len() < LEAST_RESERVE {
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 
