@@ -234,6 +234,13 @@ impl Slots {
         }
         table.made.clear();
         for name in bridges::named(&self.instance.bridge_prefix()) {
+            // An engine that forgot the bridge forgot its rules too: made once more as a
+            // network, they go with it.
+            if let Some((index, kind)) = self.slot_of(&name)
+                && self.make(docker, index, kind).await.is_ok()
+            {
+                remove(docker, &name, &name).await?;
+            }
             forget_bridge(&name);
         }
         Ok(())
