@@ -58,6 +58,7 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
         min_free_disk: config.min_free_disk,
         job_disk: config.job_disk,
         pull: config.pull,
+        container_images: config.container_images.clone(),
         engine_timeout: config.engine_timeout,
         image_refresh: config.image_refresh,
         image_keep: config.image_keep,
@@ -70,7 +71,6 @@ pub fn runtime(config: &Config, host: &Host) -> DockerRuntime {
             ceiling: config.standby_ceiling.unwrap_or(cpus),
         }),
     })
-    .with_images_for_jobs(config.container_images.clone())
 }
 
 /// Processors the kernel may ever have: each has files that are masked.

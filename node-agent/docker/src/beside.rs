@@ -67,7 +67,7 @@ impl Inner {
             images: self.sibling_images.clone(),
             pull: self.config.pull,
             own_image: told.image.clone().unwrap_or_default(),
-            listed: self.listed.get().cloned().unwrap_or_default(),
+            listed: self.config.container_images.clone(),
             job: self.job_of(&told, handle),
             labels: vec![
                 (label::INSTANCE.into(), instance.clone()),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_core::containers::Listed;
 use agent_core::names::Instance;
 use agent_core::ranges::Range;
 use agent_core::sandbox::{Offered, OfferedRuntimes};
@@ -46,6 +47,9 @@ pub struct Config {
     pub job_disk: u64,
     /// Missing images are pulled; off in tests.
     pub pull: bool,
+    /// Images of the node that a job may name for a container beside it, beyond what anybody
+    /// can pull.
+    pub container_images: Listed,
     /// How long one call to the engine may take: a start waits behind others when busy.
     pub engine_timeout: Duration,
     /// How often registries are asked for a newer image under a tag; none: never.

@@ -32,9 +32,7 @@ async fn pulse(inner: Weak<Inner>, docker: Docker) -> Result<(), RuntimeError> {
     };
     quick("asking the engine whether it is there", docker.ping()).await?;
     strong.own_containers(&docker).await?;
-    if let Err(error) = strong.settle(&docker).await {
-        warn!(%error, "what the engine made unasked is still there");
-    }
+    strong.try_to_settle(&docker).await;
     Ok(())
 }
 
@@ -62,6 +60,7 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
                 // seen to be away, and is another one all the same.
                 if told_down || !first {
                     told_down = false;
+                    strong.try_to_settle(&docker).await;
                     strong.tell_of_engine(None).await;
                 }
                 first = false;
@@ -140,6 +139,12 @@ pub(crate) async fn follow(inner: Weak<Inner>) {
 }
 
 impl Inner {
+    async fn try_to_settle(&self, docker: &Docker) {
+        if let Err(error) = self.settle(docker).await {
+            warn!(%error, "what the engine made unasked is still there");
+        }
+    }
+
     async fn tell_of_engine(&self, problem: Option<RuntimeError>) {
         match &problem {
             Some(error) => warn!(%error, "the engine does not answer"),

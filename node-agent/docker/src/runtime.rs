@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use agent_core::containers::Listed;
 use agent_core::dialect::Dialect;
 use agent_core::firewall::Rules;
 use agent_core::gpu::Injection;
@@ -112,7 +111,6 @@ pub(crate) struct Inner {
     pub(crate) standby: Arc<Pool>,
     /// Of siblings: what a job names badly is no condition of the node.
     pub(crate) sibling_images: Arc<Images>,
-    pub(crate) listed: OnceLock<Listed>,
     pub(crate) volumes: Volumes,
     pub(crate) slots: Slots,
     pub(crate) firewall: Firewall,
@@ -177,7 +175,6 @@ impl DockerRuntime {
                 config.parallel_starts.div_ceil(3),
             )),
             sibling_images: Arc::default(),
-            listed: OnceLock::new(),
             volumes: Volumes::new(
                 config.instance.clone(),
                 config.node.clone(),
@@ -210,13 +207,6 @@ impl DockerRuntime {
             inbox: tokio::sync::Mutex::new((inbox, lines)),
             tasks: Mutex::default(),
         }
-    }
-
-    /// What jobs may name beyond what anybody can pull; said once, before `recover`.
-    pub fn with_images_for_jobs(self, listed: Listed) -> Self {
-        // Said again it would be refused: the first word stands.
-        let _ = self.inner.listed.set(listed);
-        self
     }
 
     /// What the engine said of itself, after a successful `recover`.

@@ -68,15 +68,17 @@ impl Ledger {
         over
     }
 
-    /// Keeps new work away until all of it is settled.
+    /// Keeps new work away until the engine was asked for each of them. What may still come
+    /// late holds its slot and nothing else.
     pub(crate) fn condition(&self) -> Option<Condition> {
         let list = lock(&self.0);
-        let (last, _) = list.last()?;
+        let unasked = list.iter().filter(|(_, gone)| gone.is_none());
+        let (last, _) = unasked.clone().next_back()?;
         Some(Condition {
             kind: "engine_down",
             detail: format!(
                 "the engine left {} of this agent's calls without an answer, the last: {}",
-                list.len(),
+                unasked.count(),
                 last.why
             ),
             next_step:
@@ -131,8 +133,15 @@ mod tests {
         assert!(told.detail.contains("2 of") && told.detail.contains("container b"));
         let begin = Instant::now();
         assert!(!ledger.is_gone(&one("a"), begin), "it may still come");
+        let told = ledger.condition().unwrap();
+        assert!(told.detail.contains("1 of"), "one was not asked for yet");
         assert!(!ledger.is_gone(&one("a"), begin + LATE / 2));
         assert!(!ledger.is_gone(&one("b"), begin + LATE), "its own time");
+        assert_eq!(
+            ledger.condition(),
+            None,
+            "what may come late holds its slot only"
+        );
         assert!(ledger.is_gone(&one("a"), begin + LATE));
         assert!(!ledger.is_gone(&one("a"), begin + LATE), "struck out");
         assert!(ledger.is_gone(&one("b"), begin + 2 * LATE));

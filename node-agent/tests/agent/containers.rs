@@ -77,6 +77,21 @@ impl Job<'_> {
     }
 }
 
+/// A job under profile `containers` that waits for requests: with the name of its runner and
+/// the id of its container.
+async fn a_job_that_asks(test: &str) -> (Bench, String, String) {
+    let mut bench = Bench::start(&On::Host, test).await;
+    let runner = bench.name("job");
+    let image = bench.image();
+    bench
+        .intend(&[(&runner, under("containers", &image))], &[])
+        .await;
+    let container = bench.phase(&runner, Phase::Ready).await.container_id;
+    bench.register(&runner, JOB, "x").await;
+    bench.phase(&runner, Phase::Busy).await;
+    (bench, runner, container)
+}
+
 fn mounts() -> Value {
     let mount = |source: &str, target: &str| json!({"sourceVolumePath": source, "targetVolumePath": target, "readOnly": false});
     json!([
@@ -164,15 +179,8 @@ fn assert_held(id: &str, job: &str) {
 /// Fourteen are there, six are asked for in one moment, and sixteen are what a job may have.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_of_one_moment_make_no_more_containers_than_a_job_may_have() {
-    let mut bench = Bench::start(&On::Host, "sixteen").await;
+    let (mut bench, runner, container) = a_job_that_asks("sixteen").await;
     let image = bench.image();
-    let runner = bench.name("job");
-    bench
-        .intend(&[(&runner, under("containers", &image))], &[])
-        .await;
-    let ready = bench.phase(&runner, Phase::Ready).await;
-    bench.register(&runner, JOB, "x").await;
-    bench.phase(&runner, Phase::Busy).await;
     let mut job = Job {
         bench: &bench,
         runner: runner.clone(),
@@ -214,7 +222,7 @@ async fn requests_of_one_moment_make_no_more_containers_than_a_job_may_have() {
             std::thread::sleep(Duration::from_millis(200));
         };
         assert_eq!(refused, "1\n1\n1\n1\n");
-        assert_eq!(beside(&ready.container_id).len(), 16);
+        assert_eq!(beside(&container).len(), 16);
         let words = bench.exec(&runner, "cat /home/runner/_work/ask/many*.out");
         assert_eq!(
             words.matches("more than 16 containers").count(),
@@ -233,17 +241,9 @@ async fn requests_of_one_moment_make_no_more_containers_than_a_job_may_have() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_has_a_container_and_a_service_beside_it_and_all_of_it_goes() {
-    let mut bench = Bench::start(&On::Host, "beside").await;
+    let (mut bench, runner, container) = a_job_that_asks("beside").await;
     let image = bench.image();
-    let runner = bench.name("job");
-    bench
-        .intend(&[(&runner, under("containers", &image))], &[])
-        .await;
-    let ready = bench.phase(&runner, Phase::Ready).await;
     assert!(bench.guarantees("profile_containers"));
-    bench.register(&runner, JOB, "x").await;
-    bench.phase(&runner, Phase::Busy).await;
-    let container = ready.container_id;
     let mut job = Job {
         bench: &bench,
         runner: runner.clone(),
@@ -399,15 +399,8 @@ fn with_service(image: &str, name: &str, options: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_waits_for_a_service_that_starts_and_is_told_of_one_that_is_unhealthy() {
-    let mut bench = Bench::start(&On::Host, "health").await;
+    let (mut bench, runner, container) = a_job_that_asks("health").await;
     let image = bench.image();
-    let runner = bench.name("job");
-    bench
-        .intend(&[(&runner, under("containers", &image))], &[])
-        .await;
-    let container = bench.phase(&runner, Phase::Ready).await.container_id;
-    bench.register(&runner, JOB, "x").await;
-    bench.phase(&runner, Phase::Busy).await;
     let mut job = Job {
         bench: &bench,
         runner: runner.clone(),
@@ -535,15 +528,8 @@ async fn only_the_job_itself_reaches_its_door() {
 /// A step that is cancelled does not run on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_whose_hook_is_gone_ends() {
-    let mut bench = Bench::start(&On::Host, "gone").await;
+    let (mut bench, runner, container) = a_job_that_asks("gone").await;
     let image = bench.image();
-    let runner = bench.name("job");
-    bench
-        .intend(&[(&runner, under("containers", &image))], &[])
-        .await;
-    let container = bench.phase(&runner, Phase::Ready).await.container_id;
-    bench.register(&runner, JOB, "x").await;
-    bench.phase(&runner, Phase::Busy).await;
     let request = step(&image, "echo begun; while :; do sleep 1; done");
     bench.exec(
         &runner,

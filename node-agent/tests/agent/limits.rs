@@ -46,8 +46,9 @@ impl Group {
         let told = std::fs::read_to_string(format!("/proc/{}/cgroup", self.pid)).unwrap();
         let mut unified = None;
         for line in told.lines() {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (names, path) = (parts.next().unwrap(), parts.next().unwrap());
+            // Number of the hierarchy, its controllers, the group.
+            let (_, told) = line.split_once(':').unwrap();
+            let (names, path) = told.split_once(':').unwrap();
             let path = path.trim_start_matches('/');
             if names.split(',').any(|name| name == controller) {
                 return Path::new("/sys/fs/cgroup").join(names).join(path);

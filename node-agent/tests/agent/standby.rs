@@ -216,6 +216,7 @@ impl Alone {
             min_free_disk: 0,
             job_disk: 0,
             pull: false,
+            container_images: Default::default(),
             engine_timeout: Duration::from_secs(120),
             image_refresh: None,
             image_keep: Duration::from_secs(3_600),

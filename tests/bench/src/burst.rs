@@ -58,6 +58,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         min_free_disk: 0,
         job_disk: 32 << 30,
         pull: false,
+        container_images: Default::default(),
         engine_timeout: Duration::from_secs(120),
         image_refresh: None,
         image_keep: std::time::Duration::from_secs(3_600),

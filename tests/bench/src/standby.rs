@@ -444,6 +444,7 @@ pub(crate) async fn cold_start() -> Result<Vec<Row>> {
         min_free_disk: 0,
         job_disk: 32 << 30,
         pull: false,
+        container_images: Default::default(),
         engine_timeout: Duration::from_secs(120),
         image_refresh: None,
         image_keep: Duration::from_secs(3_600),
