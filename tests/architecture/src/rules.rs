@@ -19,6 +19,7 @@ pub const PLACES: &[Place] = &[
     place("agent-core", &[]),
     place("scheduler-store", &["scheduler-core", "longshore-proto"]),
     place("scheduler-github", &["scheduler-core"]),
+    place("scheduler-identity", &[]),
     place("scheduler-dashboard", &[]),
     place(
         "agent-docker",
@@ -32,6 +33,7 @@ pub const PLACES: &[Place] = &[
         &[
             "scheduler-core",
             "scheduler-github",
+            "scheduler-identity",
             "scheduler-store",
             "scheduler-dashboard",
             "longshore-proto",
