@@ -224,6 +224,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let link = Link {
         scheduler: config.scheduler.clone(),
         node: config.node.clone(),
+        instance: format!("{:032x}", rand::random::<u128>()),
         clock,
         snapshots: watched,
         inputs,

@@ -35,6 +35,8 @@ const OUTGOING: usize = 16;
 pub struct Link {
     pub scheduler: String,
     pub node: String,
+    /// Random, made by each start.
+    pub instance: String,
     pub clock: Clock,
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     pub inputs: mpsc::Sender<Input>,
@@ -154,6 +156,7 @@ impl Link {
             highest: Some(wire::generation_to(snapshot.accepted)),
             capability: Some((*snapshot.capability).clone()),
             node_time: Some(wire::timestamp(self.clock.now().utc_ms)),
+            instance: self.instance.clone(),
         }
     }
 

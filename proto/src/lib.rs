@@ -5,6 +5,9 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod join_token;
+mod secret;
+
 /// The node stream and the fleet API.
 #[allow(clippy::all, unreachable_pub)]
 pub mod v1 {

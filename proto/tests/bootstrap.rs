@@ -8,7 +8,14 @@ const FILES: &[&str] = &[
     "longshore/v1/types.proto",
     "longshore/v1/node.proto",
     "longshore/v1/fleet.proto",
+    "longshore/v1/admin.proto",
     "longshore/store/v1/facts.proto",
+];
+/// Messages with a secret in them.
+const SECRET: &[&str] = &[
+    ".longshore.v1.Registration",
+    ".longshore.v1.EnrollRequest",
+    ".longshore.v1.CreateJoinTokenResponse",
 ];
 const OUTPUTS: &[&str] = &[
     "longshore.v1.rs",
@@ -50,6 +57,8 @@ fn generate(root: &Path, out: &Path) {
     fs::write(out.join("descriptors.bin"), bare.encode_to_vec()).expect("descriptors");
     tonic_prost_build::configure()
         .out_dir(out)
+        // What holds a secret has no Debug that could print it; src/secret.rs gives it one.
+        .skip_debug(SECRET)
         .compile_fds(set)
         .expect("bindings");
 }

@@ -70,6 +70,7 @@ impl Node {
             highest,
             capability: Some(capability()),
             node_time: None,
+            instance: String::new(),
         };
         reports
             .send(request(attach_request::Message::Hello(hello)))

@@ -121,6 +121,7 @@ fn hello(name: &str, runners: u32) -> AttachRequest {
                 ..Capability::default()
             }),
             node_time: Some(SystemTime::now().into()),
+            instance: String::new(),
         })),
     }
 }
