@@ -4,3 +4,6 @@
 //! scheduler's shell keeps what is made here and asks at each call.
 
 #![warn(clippy::unwrap_used)]
+
+pub mod bearer;
+pub mod role;
