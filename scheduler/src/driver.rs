@@ -18,7 +18,7 @@ use scheduler_core::{
     input::{Input, ObservedPhase},
     model::{Generation, NodeName, RunnerName},
 };
-use scheduler_store::{AuditEntry, Commit, Error as StoreError, Loaded};
+use scheduler_store::{AuditEntry, Commit, Error as StoreError, Loaded, TokenChange};
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -133,6 +133,7 @@ struct Batch {
     inputs: Vec<Input>,
     settings: Vec<(String, Option<String>)>,
     audit: Vec<AuditEntry>,
+    tokens: Vec<TokenChange>,
     waiting: Vec<oneshot::Sender<u64>>,
     settled: Vec<EffectKey>,
 }
@@ -147,6 +148,7 @@ impl Batch {
         self.inputs.extend(request.inputs);
         self.settings.extend(request.settings);
         self.audit.extend(request.audit);
+        self.tokens.extend(request.tokens);
         self.waiting.extend(done);
     }
 }
@@ -255,6 +257,7 @@ impl<S: Store, G: GitHub, L: NodeLink, C: Clock> Driver<S, G, L, C> {
             inputs,
             settings,
             audit,
+            tokens,
             waiting,
             settled,
         } = batch;
@@ -264,13 +267,15 @@ impl<S: Store, G: GitHub, L: NodeLink, C: Clock> Driver<S, G, L, C> {
         let facts = self.fleet.step(now, &mut self.entropy, &inputs);
         self.metrics.steps.observe(begun.elapsed().as_secs_f64());
         self.metrics.batch.observe(inputs.len() as f64);
-        if !(facts.is_empty() && settings.is_empty() && audit.is_empty()) {
+        let nothing = settings.is_empty() && audit.is_empty() && tokens.is_empty();
+        if !(facts.is_empty() && nothing) {
             let commit = Commit {
                 expected_epoch: self.fleet.epoch(),
                 at: now.utc,
                 facts,
                 settings,
                 audit,
+                tokens,
             };
             let facts = self.commit(commit, stop).await?;
             self.after(waiting, &settled);

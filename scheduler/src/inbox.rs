@@ -1,7 +1,7 @@
 //! The one way into the driver: bounded, with an answer after the commit.
 
 use scheduler_core::input::Input;
-use scheduler_store::AuditEntry;
+use scheduler_store::{AuditEntry, TokenChange};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait for the driver.
@@ -14,6 +14,7 @@ pub struct Request {
     /// Settings to write in the same transaction; `None` deletes.
     pub settings: Vec<(String, Option<String>)>,
     pub audit: Vec<AuditEntry>,
+    pub tokens: Vec<TokenChange>,
 }
 
 impl From<Vec<Input>> for Request {

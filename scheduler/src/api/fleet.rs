@@ -98,9 +98,10 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 action: format!("FleetService/{call}"),
                 subject: subject.to_owned(),
                 outcome: "ok".to_owned(),
-                detail: String::new(),
                 request_id: request_id.to_owned(),
+                ..AuditEntry::default()
             }],
+            ..DriverRequest::default()
         };
         let committed = async {
             let sequence = self

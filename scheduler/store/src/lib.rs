@@ -7,6 +7,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod chain;
 pub mod format;
 mod memory;
 mod project;
@@ -22,8 +23,8 @@ use scheduler_core::{
 
 pub use memory::{Faults, Memory};
 pub use rows::{
-    AuditEntry, AuditRow, JobQuery, JobRow, Page, RepositoryCounts, RunnerQuery, RunnerRow,
-    RunnerStage,
+    AuditEntry, AuditQuery, AuditRow, JobQuery, JobRow, Page, RepositoryCounts, RunnerQuery,
+    RunnerRow, RunnerStage, TokenChange, TokenRow,
 };
 
 pub use sqlite::{Options, Sqlite};
@@ -97,16 +98,20 @@ pub trait Store: Send + Sync + 'static {
     /// A setting of the surfaces, such as the autoscaler's.
     fn setting(&self, key: &str) -> impl Future<Output = Result<Option<String>, Error>> + Send;
 
-    /// Audit entries with an id below `before`, newest first.
-    fn audit(
-        &self,
-        before: Option<u64>,
-        limit: u32,
-    ) -> impl Future<Output = Result<Vec<AuditRow>, Error>> + Send;
+    /// Audit entries that match, in the order asked for.
+    fn audit(&self, query: AuditQuery)
+    -> impl Future<Output = Result<Vec<AuditRow>, Error>> + Send;
 
-    /// Deletes jobs and runners that ended before `history_before` and audit
-    /// entries before `audit_before`, at most `limit` of each; returns how many
-    /// went. Call again until it returns 0.
+    /// Between which rows the audit log stands.
+    fn audit_ends(&self) -> impl Future<Output = Result<chain::Ends, Error>> + Send;
+
+    /// Every bearer token that retention kept, oldest first.
+    fn tokens(&self) -> impl Future<Output = Result<Vec<TokenRow>, Error>> + Send;
+
+    /// Deletes jobs and runners that ended and tokens that were over before
+    /// `history_before`, and the audit entries before the first one that is not
+    /// older than `audit_before`, at most `limit` of each; returns how many went.
+    /// Call again until it returns 0.
     fn prune(
         &self,
         history_before: UtcMillis,
@@ -147,7 +152,9 @@ pub struct Commit {
     pub facts: Vec<Fact>,
     /// Settings to write; `None` deletes.
     pub settings: Vec<(String, Option<String>)>,
+    /// Chained in this order behind those of earlier commits.
     pub audit: Vec<AuditEntry>,
+    pub tokens: Vec<TokenChange>,
 }
 
 /// Answer of [`Store::raise_epoch`].

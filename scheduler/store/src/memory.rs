@@ -15,10 +15,10 @@ use scheduler_core::{
 use tokio::sync::watch;
 
 use crate::{
-    AuditEntry, AuditRow, Commit, Error, JobQuery, JobRow, Loaded, Page, Raised, RepositoryCounts,
-    RunnerQuery, RunnerRow, RunnerStage, Store, format,
+    AuditQuery, AuditRow, Commit, Error, JobQuery, JobRow, Loaded, Page, Raised, RepositoryCounts,
+    RunnerQuery, RunnerRow, RunnerStage, Store, TokenChange, TokenRow, chain, format,
     project::Patches,
-    rows::{RunnerCursor, job_cursor, page_size},
+    rows::{RunnerCursor, job_cursor, lies_within, page_size},
 };
 
 /// Not durable. For tests only.
@@ -54,8 +54,11 @@ struct Content {
     jobs: BTreeMap<JobId, JobRow>,
     runners: BTreeMap<RunnerName, RunnerRow>,
     settings: BTreeMap<String, String>,
-    audit: BTreeMap<u64, AuditEntry>,
-    audit_last: u64,
+    audit: BTreeMap<u64, AuditRow>,
+    /// `None`: nothing was pruned, or written.
+    audit_pruned: Option<(u64, chain::Hash)>,
+    audit_last: Option<(u64, chain::Hash)>,
+    tokens: BTreeMap<String, TokenRow>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -129,6 +132,33 @@ impl Content {
             expected,
             found: self.epoch,
         })
+    }
+
+    fn ends(&self) -> chain::Ends {
+        let start = || (0, chain::genesis(&self.fleet_id));
+        let pruned = self.audit_pruned.unwrap_or_else(start);
+        chain::Ends {
+            pruned,
+            last: self.audit_last.unwrap_or(pruned),
+        }
+    }
+
+    fn change(&mut self, change: TokenChange) {
+        match change {
+            TokenChange::Made(row) => {
+                self.tokens.insert(row.id.clone(), row);
+            }
+            TokenChange::Used { id, at } => {
+                if let Some(row) = self.tokens.get_mut(&id) {
+                    row.last_used_at = row.last_used_at.max(Some(at));
+                }
+            }
+            TokenChange::Revoked { id, at } => {
+                if let Some(row) = self.tokens.get_mut(&id) {
+                    row.revoked_at = row.revoked_at.or(Some(at));
+                }
+            }
+        }
     }
 
     fn append(&mut self, facts: &[Fact]) {
@@ -210,9 +240,14 @@ impl Store for Memory {
             };
         }
         for entry in commit.audit {
-            content.audit_last += 1;
-            let id = content.audit_last;
-            content.audit.insert(id, entry);
+            let (last, hash) = content.ends().last;
+            let id = last + 1;
+            let hash = chain::link(&hash, id, &entry);
+            content.audit_last = Some((id, hash));
+            content.audit.insert(id, AuditRow { id, entry, hash });
+        }
+        for change in commit.tokens {
+            content.change(change);
         }
         lock(&self.faults.state).commits += 1;
         self.faults.take(|f| &mut f.fail_after)?;
@@ -286,6 +321,10 @@ impl Store for Memory {
                     .as_ref()
                     .is_none_or(|r| *r == job.repository)
             })
+            .filter(|job| {
+                let within = query.within.as_deref();
+                within.is_none_or(|within| lies_within(&job.repository, within))
+            })
             .filter(|job| query.phase.is_none_or(|phase| phase == job.phase))
             .take(size + 1)
             .cloned()
@@ -313,6 +352,13 @@ impl Store for Memory {
             .filter(|r| query.include_finished || r.stage != RunnerStage::Retired)
             .filter(|r| query.node.as_ref().is_none_or(|node| *node == r.node))
             .filter(|r| query.repository.is_none() || query.repository == r.repository)
+            .filter(|r| {
+                let within = query.within.as_deref();
+                within.is_none_or(|within| match &r.repository {
+                    Some(repository) => lies_within(repository, within),
+                    None => r.scope.eq_ignore_ascii_case(within),
+                })
+            })
             .cloned()
             .collect();
         items.sort_by_key(|r| std::cmp::Reverse(RunnerCursor::of(r)));
@@ -387,17 +433,32 @@ impl Store for Memory {
         Ok(lock(&self.content).settings.get(key).cloned())
     }
 
-    async fn audit(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditRow>, Error> {
-        Ok(lock(&self.content)
-            .audit
-            .range(..before.unwrap_or(u64::MAX))
-            .rev()
-            .take(page_size(limit) as usize)
-            .map(|(id, entry)| AuditRow {
-                id: *id,
-                entry: entry.clone(),
-            })
-            .collect())
+    async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {
+        let content = lock(&self.content);
+        let size = page_size(query.limit) as usize;
+        let matches = |row: &&AuditRow| query.matches(&row.entry);
+        Ok(match query.after {
+            Some(after) => {
+                let rows = content.audit.range(after.saturating_add(1)..);
+                let rows = rows.map(|(_, row)| row).filter(matches);
+                rows.take(size).cloned().collect()
+            }
+            None => {
+                let rows = content.audit.range(..query.before.unwrap_or(u64::MAX));
+                let rows = rows.rev().map(|(_, row)| row).filter(matches);
+                rows.take(size).cloned().collect()
+            }
+        })
+    }
+
+    async fn audit_ends(&self) -> Result<chain::Ends, Error> {
+        Ok(lock(&self.content).ends())
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRow>, Error> {
+        let mut rows: Vec<_> = lock(&self.content).tokens.values().cloned().collect();
+        rows.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(rows)
     }
 
     async fn prune(
@@ -425,20 +486,34 @@ impl Store for Memory {
             .collect();
         let audit: Vec<_> = content
             .audit
-            .iter()
-            .filter(|(_, entry)| entry.at < audit_before)
+            .values()
+            .take_while(|row| row.entry.at < audit_before)
             .take(limit)
-            .map(|(id, _)| *id)
+            .map(|row| (row.id, row.hash))
             .collect();
-        let gone = jobs.len() + runners.len() + audit.len();
+        let tokens: Vec<_> = content
+            .tokens
+            .values()
+            .filter(|row| {
+                let over = [row.revoked_at, row.expires_at];
+                over.into_iter().flatten().any(|at| at < history_before)
+            })
+            .take(limit)
+            .map(|row| row.id.clone())
+            .collect();
+        let gone = jobs.len() + runners.len() + audit.len() + tokens.len();
         for id in jobs {
             content.jobs.remove(&id);
         }
         for name in runners {
             content.runners.remove(&name);
         }
-        for id in audit {
+        for (id, hash) in audit {
             content.audit.remove(&id);
+            content.audit_pruned = Some((id, hash));
+        }
+        for id in tokens {
+            content.tokens.remove(&id);
         }
         Ok(gone as u64)
     }

@@ -90,6 +90,8 @@ pub struct RunnerRow {
 pub struct JobQuery {
     /// `owner/name`.
     pub repository: Option<String>,
+    /// Only within this owner or `owner/name`, whatever the case.
+    pub within: Option<String>,
     pub phase: Option<JobPhase>,
     pub page_token: Option<String>,
     /// 0 means 100; at most [`crate::PAGE_MAX`].
@@ -100,6 +102,9 @@ pub struct JobQuery {
 pub struct RunnerQuery {
     /// `owner/name`.
     pub repository: Option<String>,
+    /// Only within this owner or `owner/name`, whatever the case. A runner that
+    /// has no repository yet is its scope's owner's.
+    pub within: Option<String>,
     pub node: Option<String>,
     /// Retired ones too.
     pub include_finished: bool,
@@ -123,26 +128,130 @@ pub struct RepositoryCounts {
 }
 
 /// Who did what, with which result. Never changed, deleted by retention only.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditEntry {
     pub at: UtcMillis,
-    /// Who: a token's name, `local`, `scheduler`.
+    /// Who: a token's name, `local`, a node's name, `scheduler`; empty when nobody knows.
     pub actor: String,
+    /// What kind of caller: `token`, `node`, `scheduler`, `anonymous`.
+    pub kind: String,
+    /// Public id of the token or the certificate; a name may be used again, this is not.
+    pub credential: String,
     /// What was called, for example `FleetService/StopRunner`.
     pub action: String,
     /// On what: a runner, a node, a pool.
     pub subject: String,
+    /// Address of the peer, without its port.
+    pub address: String,
+    /// Family of the caller's program, such as `longshore-cli`.
+    pub surface: String,
     /// `ok`, `denied`, `refused` or `failed`.
     pub outcome: String,
     pub detail: String,
     /// The caller's request id, empty when it gave none.
     pub request_id: String,
+    /// W3C trace id, empty when there is none.
+    pub trace: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditRow {
     pub id: u64,
     pub entry: AuditEntry,
+    /// Covers the entry and the hash of the row before.
+    pub hash: crate::chain::Hash,
+}
+
+/// Which audit entries, and from where on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditQuery {
+    /// Only ids below this, newest first.
+    pub before: Option<u64>,
+    /// Only ids above this, oldest first. Stands over `before`.
+    pub after: Option<u64>,
+    /// Only these; `None` is any.
+    pub actor: Option<String>,
+    pub action: Option<String>,
+    pub subject: Option<String>,
+    pub outcome: Option<String>,
+    pub since: UtcMillis,
+    /// 0 means 100; at most [`crate::PAGE_MAX`].
+    pub limit: u32,
+}
+
+impl AuditQuery {
+    pub(crate) fn matches(&self, entry: &AuditEntry) -> bool {
+        let is =
+            |wanted: &Option<String>, found: &String| wanted.as_ref().is_none_or(|w| w == found);
+        is(&self.actor, &entry.actor)
+            && is(&self.action, &entry.action)
+            && is(&self.subject, &entry.subject)
+            && is(&self.outcome, &entry.outcome)
+            && entry.at >= self.since
+    }
+}
+
+/// A bearer token as it is kept: its hash and what it may.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// Public; part of the token.
+    pub id: String,
+    pub name: String,
+    /// SHA-256 of the token.
+    pub hash: [u8; 32],
+    /// A word of the shell's; the store does not judge it.
+    pub role: String,
+    /// Empty for the whole fleet, else owner or owner/name.
+    pub scope: String,
+    pub created_at: UtcMillis,
+    pub created_by: String,
+    /// `None`: it does not expire.
+    pub expires_at: Option<UtcMillis>,
+    pub last_used_at: Option<UtcMillis>,
+    pub revoked_at: Option<UtcMillis>,
+}
+
+impl fmt::Debug for TokenRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenRow")
+            .field("id", &self.id)
+            .field("name", &self.name)
+            .field("hash", &"***")
+            .field("role", &self.role)
+            .field("scope", &self.scope)
+            .field("created_at", &self.created_at)
+            .field("created_by", &self.created_by)
+            .field("expires_at", &self.expires_at)
+            .field("last_used_at", &self.last_used_at)
+            .field("revoked_at", &self.revoked_at)
+            .finish()
+    }
+}
+
+/// A change of the bearer tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenChange {
+    Made(TokenRow),
+    /// It was used; never set back.
+    Used {
+        id: String,
+        at: UtcMillis,
+    },
+    /// It is valid no more. The first time counts.
+    Revoked {
+        id: String,
+        at: UtcMillis,
+    },
+}
+
+/// Whether `owner/name` lies within `acme` or `acme/web`, as GitHub compares names.
+pub(crate) fn lies_within(repository: &str, within: &str) -> bool {
+    if within.contains('/') {
+        return repository.eq_ignore_ascii_case(within);
+    }
+    repository
+        .split_once('/')
+        .is_some_and(|(owner, _)| owner.eq_ignore_ascii_case(within))
 }
 
 /// Rows of a page from what a caller asked for.

@@ -4,11 +4,13 @@
 //! second scheduler out. A commit runs in a task of its own, so that a caller
 //! that goes away never leaves half a transaction behind.
 
+mod audit;
 mod commit;
 mod denied;
 mod folder;
 mod read;
 mod snapshot;
+mod tokens;
 
 use std::{fs::File, path::PathBuf, sync::Arc, time::Duration};
 
@@ -23,8 +25,8 @@ use sqlx::{
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
-    AuditRow, Commit, Error, JobQuery, JobRow, Loaded, Page, Raised, RepositoryCounts, RunnerQuery,
-    RunnerRow, Store,
+    AuditQuery, AuditRow, Commit, Error, JobQuery, JobRow, Loaded, Page, Raised, RepositoryCounts,
+    RunnerQuery, RunnerRow, Store, TokenRow, chain,
 };
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -87,6 +89,9 @@ impl Sqlite {
         commit::ensure_fleet(&mut writer)
             .await
             .map_err(|e| failed(&path, "name the fleet", e))?;
+        audit::adopt(&mut writer)
+            .await
+            .map_err(|e| failed(&path, "chain the audit log", e))?;
 
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers.max(1))
@@ -343,8 +348,16 @@ impl Store for Sqlite {
         read::setting(&self.shared, key).await
     }
 
-    async fn audit(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditRow>, Error> {
-        read::audit(&self.shared, before, limit).await
+    async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {
+        audit::read(&self.shared, query).await
+    }
+
+    async fn audit_ends(&self) -> Result<chain::Ends, Error> {
+        audit::ends(&self.shared).await
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRow>, Error> {
+        tokens::read(&self.shared).await
     }
 
     async fn prune(

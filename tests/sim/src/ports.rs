@@ -14,8 +14,8 @@ use scheduler_core::{
     model::{CredentialName, NodeName, Now, RunnerName, Scope, UtcMillis},
 };
 use scheduler_store::{
-    AuditRow, Commit, Error, JobQuery, JobRow, Loaded, Memory, Page, Raised, RepositoryCounts,
-    RunnerQuery, RunnerRow, Store,
+    AuditQuery, AuditRow, Commit, Error, JobQuery, JobRow, Loaded, Memory, Page, Raised,
+    RepositoryCounts, RunnerQuery, RunnerRow, Store, TokenRow, chain::Ends,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -201,8 +201,16 @@ impl Store for SimStore {
         self.memory.setting(key).await
     }
 
-    async fn audit(&self, before: Option<u64>, limit: u32) -> Result<Vec<AuditRow>, Error> {
-        self.memory.audit(before, limit).await
+    async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {
+        self.memory.audit(query).await
+    }
+
+    async fn audit_ends(&self) -> Result<Ends, Error> {
+        self.memory.audit_ends().await
+    }
+
+    async fn tokens(&self) -> Result<Vec<TokenRow>, Error> {
+        self.memory.tokens().await
     }
 
     async fn prune(

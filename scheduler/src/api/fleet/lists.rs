@@ -20,6 +20,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
     ) -> Result<v1::ListJobsResponse, Status> {
         let query = JobQuery {
             repository: some(asked.repo.clone()),
+            within: None,
             phase: phase(&asked.state)?,
             page_token: some(asked.page_token),
             page_size: asked.page_size,
@@ -73,6 +74,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
     ) -> Result<v1::ListRunnersResponse, Status> {
         let query = RunnerQuery {
             repository: some(asked.repo.clone()),
+            within: None,
             node: some(asked.node),
             include_finished: asked.include_finished,
             page_token: some(asked.page_token),

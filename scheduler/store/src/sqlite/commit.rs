@@ -7,7 +7,7 @@ use scheduler_core::{
 use serde::Serialize;
 use sqlx::{Row, SqliteConnection};
 
-use super::{Shared, database, signed, unsigned};
+use super::{Shared, audit, database, signed, tokens, unsigned};
 use crate::{
     Commit, Error, Raised, format,
     project::{JobPatch, Patches, RunnerPatch, repository_of},
@@ -66,7 +66,8 @@ pub(super) async fn commit(shared: &Shared, commit: Commit) -> Result<u64, Error
                 merged.map_err(failed)?;
             }
             settings(db, &commit).await.map_err(failed)?;
-            audit(db, &commit).await?.map_err(failed)?;
+            audit::append(shared, db, &commit.audit).await?;
+            tokens::change(db, &commit.tokens).await.map_err(failed)?;
             Ok(sequence)
         })
         .await
@@ -106,8 +107,8 @@ pub(super) async fn prune(
         (SELECT id FROM jobs WHERE phase = 3 AND completed_at < ?1 LIMIT ?2)";
     const RUNNERS: &str = "DELETE FROM runners WHERE name IN
         (SELECT name FROM runners WHERE stage = 6 AND retired_at < ?1 LIMIT ?2)";
-    const AUDIT: &str = "DELETE FROM audit WHERE id IN
-        (SELECT id FROM audit WHERE at < ?1 ORDER BY at LIMIT ?2)";
+    const TOKENS: &str = "DELETE FROM tokens WHERE id IN
+        (SELECT id FROM tokens WHERE revoked_at < ?1 OR expires_at < ?1 LIMIT ?2)";
     shared
         .transaction(ACTION, async |db| {
             let failed = |e| shared.failed(ACTION, e);
@@ -116,14 +117,12 @@ pub(super) async fn prune(
                 .execute(&mut *db)
                 .await
                 .map_err(failed)?;
-            let mut gone = 0;
-            for (sql, before) in [
-                (JOBS, history_before),
-                (RUNNERS, history_before),
-                (AUDIT, audit_before),
-            ] {
+            let mut gone = audit::prune(db, audit_before, limit)
+                .await
+                .map_err(failed)?;
+            for sql in [JOBS, RUNNERS, TOKENS] {
                 let deleted = sqlx::query(sql)
-                    .bind(signed(before))
+                    .bind(signed(history_before))
                     .bind(i64::from(limit))
                     .execute(&mut *db)
                     .await;
@@ -203,43 +202,7 @@ async fn settings(db: &mut SqliteConnection, commit: &Commit) -> Result<(), sqlx
     Ok(())
 }
 
-async fn audit(
-    db: &mut SqliteConnection,
-    commit: &Commit,
-) -> Result<Result<(), sqlx::Error>, Error> {
-    #[derive(Serialize)]
-    struct Entry<'a>(i64, &'a str, &'a str, &'a str, &'a str, &'a str, &'a str);
-    if commit.audit.is_empty() {
-        return Ok(Ok(()));
-    }
-    let entries: Vec<_> = commit
-        .audit
-        .iter()
-        .map(|e| {
-            Entry(
-                signed(e.at),
-                &e.actor,
-                &e.action,
-                &e.subject,
-                &e.outcome,
-                &e.detail,
-                &e.request_id,
-            )
-        })
-        .collect();
-    let written = sqlx::query(
-        "INSERT INTO audit (at, actor, action, subject, outcome, detail, request_id)
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-                value ->> 6
-         FROM json_each(?1) ORDER BY key",
-    )
-    .bind(json(&entries)?)
-    .execute(db)
-    .await;
-    Ok(written.map(drop))
-}
-
-fn json(value: &impl Serialize) -> Result<String, Error> {
+pub(super) fn json(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|e| database("write rows", e))
 }
 

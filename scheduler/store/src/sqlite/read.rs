@@ -7,8 +7,7 @@ use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::{Shared, signed, unsigned};
 use crate::{
-    AuditEntry, AuditRow, Error, JobQuery, JobRow, Page, RepositoryCounts, RunnerQuery, RunnerRow,
-    RunnerStage,
+    Error, JobQuery, JobRow, Page, RepositoryCounts, RunnerQuery, RunnerRow, RunnerStage,
     rows::{RunnerCursor, job_cursor, page_size},
 };
 
@@ -19,6 +18,10 @@ pub(super) async fn jobs(shared: &Shared, query: JobQuery) -> Result<Page<JobRow
     sql.push_bind(before.map_or(i64::MAX, |id| signed(id.0)));
     if let Some(repository) = query.repository {
         sql.push(" AND repository = ").push_bind(repository);
+    }
+    if let Some(within) = &query.within {
+        sql.push(" AND repository LIKE ").push_bind(pattern(within));
+        sql.push(" ESCAPE '\\'");
     }
     if let Some(phase) = query.phase {
         sql.push(" AND phase = ").push_bind(phase as i64);
@@ -58,6 +61,12 @@ pub(super) async fn runners(shared: &Shared, query: RunnerQuery) -> Result<Page<
     }
     if let Some(repository) = query.repository {
         sql.push(" AND repository = ").push_bind(repository);
+    }
+    if let Some(within) = query.within {
+        sql.push(" AND (repository LIKE ")
+            .push_bind(pattern(&within));
+        sql.push(" ESCAPE '\\' OR (repository IS NULL AND scope = ");
+        sql.push_bind(within).push(" COLLATE NOCASE))");
     }
     sql.push(" ORDER BY placed_at DESC, name DESC LIMIT ")
         .push_bind(i64::from(size) + 1);
@@ -120,33 +129,7 @@ pub(super) async fn setting(shared: &Shared, key: &str) -> Result<Option<String>
         .map_err(|e| shared.failed("read a setting", e))
 }
 
-pub(super) async fn audit(
-    shared: &Shared,
-    before: Option<u64>,
-    limit: u32,
-) -> Result<Vec<AuditRow>, Error> {
-    let mut sql = QueryBuilder::<Sqlite>::new("SELECT * FROM audit WHERE id < ");
-    sql.push_bind(before.map_or(i64::MAX, signed))
-        .push(" ORDER BY id DESC LIMIT ")
-        .push_bind(i64::from(page_size(limit)));
-    fetch(shared, "read the audit log", sql, |row| {
-        Ok(AuditRow {
-            id: unsigned(row.try_get("id")?),
-            entry: AuditEntry {
-                at: unsigned(row.try_get("at")?),
-                actor: row.try_get("actor")?,
-                action: row.try_get("action")?,
-                subject: row.try_get("subject")?,
-                outcome: row.try_get("outcome")?,
-                detail: row.try_get("detail")?,
-                request_id: row.try_get("request_id")?,
-            },
-        })
-    })
-    .await
-}
-
-async fn fetch<T>(
+pub(super) async fn fetch<T>(
     shared: &Shared,
     action: &'static str,
     mut sql: QueryBuilder<Sqlite>,
@@ -157,6 +140,21 @@ async fn fetch<T>(
         .iter()
         .map(|row| read(row).map_err(|e| shared.failed(action, e)))
         .collect()
+}
+
+/// What lies within an owner or is one repository. LIKE compares ASCII whatever the case, as GitHub does.
+fn pattern(within: &str) -> String {
+    let mut pattern = String::with_capacity(within.len() + 2);
+    for letter in within.chars() {
+        if matches!(letter, '%' | '_' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    if !within.contains('/') {
+        pattern.push_str("/%");
+    }
+    pattern
 }
 
 fn page<T>(mut items: Vec<T>, size: u32, token: impl Fn(&T) -> String) -> Page<T> {

@@ -8,7 +8,8 @@ use scheduler_core::{
     model::{Conclusion, JobId, JobPhase, RunnerName},
 };
 use scheduler_store::{
-    AuditEntry, Commit, Error, JobQuery, Memory, Options, RunnerQuery, RunnerStage, Sqlite, Store,
+    AuditEntry, AuditQuery, AuditRow, Commit, Error, JobQuery, Memory, Options, RunnerQuery,
+    RunnerStage, Sqlite, Store, TokenChange, TokenRow, chain::Verifier,
 };
 
 use super::samples::{every_fact, exit, job, placed};
@@ -66,6 +67,10 @@ suite!(
     runs_are_counted_per_repository,
     settings_are_written_with_a_commit,
     the_audit_log_is_read_newest_first,
+    the_audit_log_is_filtered_and_read_from_its_start,
+    the_audit_chain_holds_through_commits_and_retention,
+    tokens_are_made_used_revoked_and_forgotten,
+    lists_stay_within_an_owner_or_a_repository,
     retention_deletes_what_ended_and_nothing_else,
     commits_of_many_callers_take_turns,
     a_dropped_commit_is_whole_or_absent,
@@ -173,7 +178,7 @@ async fn a_commit_under_an_old_epoch_keeps_nothing(store: &impl Store) {
     assert_eq!(store.load().await.expect("load"), before);
     assert_eq!(store.job(JobId(1)).await.expect("job"), None);
     assert_eq!(store.setting("a").await.expect("setting"), None);
-    assert!(store.audit(None, 10).await.expect("audit").is_empty());
+    assert!(newest(store, None, 10).await.is_empty());
     let snapshot = store.write_snapshot(0, 1, Vec::new()).await;
     assert!(matches!(snapshot, Err(Error::Fenced { .. })));
 }
@@ -699,7 +704,17 @@ fn entry(subject: &str, at: u64) -> AuditEntry {
         outcome: "ok".into(),
         detail: "quote \" and \u{1F600}".into(),
         request_id: "r-1".into(),
+        ..AuditEntry::default()
     }
+}
+
+async fn newest(store: &impl Store, before: Option<u64>, limit: u32) -> Vec<AuditRow> {
+    let query = AuditQuery {
+        before,
+        limit,
+        ..AuditQuery::default()
+    };
+    store.audit(query).await.expect("audit")
 }
 
 async fn the_audit_log_is_read_newest_first(store: &impl Store) {
@@ -710,14 +725,248 @@ async fn the_audit_log_is_read_newest_first(store: &impl Store) {
         };
         store.commit(commit).await.expect("commit");
     }
-    let first = store.audit(None, 4).await.expect("audit");
+    let first = newest(store, None, 4).await;
     let subjects = |rows: &[scheduler_store::AuditRow]| -> Vec<String> {
         rows.iter().map(|r| r.entry.subject.clone()).collect()
     };
     assert_eq!(subjects(&first), ["2b", "2a", "1b", "1a"]);
     assert_eq!(first[0].entry, entry("2b", 2));
-    let rest = store.audit(Some(first[3].id), 4).await.expect("audit");
+    let rest = newest(store, Some(first[3].id), 4).await;
     assert_eq!(subjects(&rest), ["0b", "0a"]);
+}
+
+async fn record(store: &impl Store, entries: Vec<AuditEntry>) {
+    let commit = Commit {
+        audit: entries,
+        ..commit_of(0, Vec::new())
+    };
+    store.commit(commit).await.expect("commit");
+}
+
+async fn the_audit_log_is_filtered_and_read_from_its_start(store: &impl Store) {
+    let by = |actor: &str, outcome: &str, at| AuditEntry {
+        actor: actor.into(),
+        outcome: outcome.into(),
+        ..entry("s", at)
+    };
+    let entries = vec![
+        by("ada", "ok", 1),
+        by("eve", "denied", 2),
+        by("ada", "denied", 3),
+    ];
+    record(store, entries).await;
+    let ids = |query: AuditQuery| async {
+        let rows = store.audit(query).await.expect("audit");
+        rows.iter().map(|row| row.id).collect::<Vec<_>>()
+    };
+    let any = AuditQuery::default;
+    let ada = Some("ada".to_owned());
+    let denied = Some("denied".to_owned());
+    assert_eq!(ids(any()).await, [3, 2, 1]);
+    assert_eq!(
+        ids(AuditQuery {
+            actor: ada.clone(),
+            ..any()
+        })
+        .await,
+        [3, 1]
+    );
+    assert_eq!(
+        ids(AuditQuery {
+            outcome: denied.clone(),
+            ..any()
+        })
+        .await,
+        [3, 2]
+    );
+    let both = AuditQuery {
+        actor: ada,
+        outcome: denied,
+        ..any()
+    };
+    assert_eq!(ids(both).await, [3]);
+    assert_eq!(ids(AuditQuery { since: 2, ..any() }).await, [3, 2]);
+    let action = AuditQuery {
+        action: Some("other".into()),
+        ..any()
+    };
+    assert!(ids(action).await.is_empty());
+    let subject = AuditQuery {
+        subject: Some("s".into()),
+        limit: 1,
+        ..any()
+    };
+    assert_eq!(ids(subject).await, [3]);
+    assert_eq!(
+        ids(AuditQuery {
+            after: Some(0),
+            limit: 2,
+            ..any()
+        })
+        .await,
+        [1, 2]
+    );
+    assert_eq!(
+        ids(AuditQuery {
+            after: Some(2),
+            ..any()
+        })
+        .await,
+        [3]
+    );
+}
+
+async fn verify(store: &impl Store) -> u64 {
+    let mut verifier = Verifier::new(store.audit_ends().await.expect("ends"));
+    let mut after = 0;
+    loop {
+        let query = AuditQuery {
+            after: Some(after),
+            limit: 2,
+            ..AuditQuery::default()
+        };
+        let rows = store.audit(query).await.expect("audit");
+        let Some(last) = rows.last() else { break };
+        after = last.id;
+        for row in &rows {
+            verifier.take(row).expect("whole");
+        }
+    }
+    verifier.end().expect("whole")
+}
+
+async fn the_audit_chain_holds_through_commits_and_retention(store: &impl Store) {
+    assert_eq!(verify(store).await, 0);
+    record(store, vec![entry("a", 10), entry("b", 20)]).await;
+    // Its time is older than that of the row before: it is kept as long as that one.
+    record(store, vec![entry("c", 15)]).await;
+    record(store, vec![entry("d", 40)]).await;
+    assert_eq!(verify(store).await, 4);
+    assert_eq!(store.prune(0, 18, 10).await.expect("prune"), 1);
+    assert_eq!(verify(store).await, 3);
+    assert_eq!(store.prune(0, 30, 1).await.expect("prune"), 1);
+    assert_eq!(store.prune(0, 30, 1).await.expect("prune"), 1);
+    assert_eq!(store.prune(0, 30, 1).await.expect("prune"), 0);
+    assert_eq!(verify(store).await, 1);
+    assert_eq!(store.prune(0, 100, 10).await.expect("prune"), 1);
+    assert_eq!(verify(store).await, 0);
+    record(store, vec![entry("e", 200)]).await;
+    assert_eq!(verify(store).await, 1);
+    assert_eq!(newest(store, None, 9).await[0].id, 5);
+}
+
+async fn tokens_are_made_used_revoked_and_forgotten(store: &impl Store) {
+    let row = |id: &str, at| TokenRow {
+        id: id.into(),
+        name: "ci".into(),
+        hash: [7; 32],
+        role: "viewer".into(),
+        scope: "acme/web".into(),
+        created_at: at,
+        created_by: "local".into(),
+        expires_at: None,
+        last_used_at: None,
+        revoked_at: None,
+    };
+    let change = |changes: Vec<TokenChange>| async {
+        let commit = Commit {
+            tokens: changes,
+            ..commit_of(0, Vec::new())
+        };
+        store.commit(commit).await.expect("commit");
+    };
+    let short = TokenRow {
+        expires_at: Some(900),
+        ..row("c", 3)
+    };
+    change(vec![
+        TokenChange::Made(row("b", 2)),
+        TokenChange::Made(row("a", 1)),
+        TokenChange::Made(short.clone()),
+    ])
+    .await;
+    let of = |id: &str, at| (id.to_owned(), at);
+    let tokens = store.tokens().await.expect("tokens");
+    assert_eq!(tokens, [row("a", 1), row("b", 2), short]);
+    for (id, at) in [of("a", 50), of("a", 40), of("nobody", 1)] {
+        change(vec![TokenChange::Used { id, at }]).await;
+    }
+    for (id, at) in [of("b", 60), of("b", 70), of("nobody", 1)] {
+        change(vec![TokenChange::Revoked { id, at }]).await;
+    }
+    let tokens = store.tokens().await.expect("tokens");
+    assert_eq!(tokens[0].last_used_at, Some(50));
+    assert_eq!(tokens[1].revoked_at, Some(60));
+    assert_eq!(store.prune(60, 0, 10).await.expect("prune"), 0);
+    assert_eq!(store.prune(61, 0, 10).await.expect("prune"), 1);
+    assert_eq!(store.prune(901, 0, 10).await.expect("prune"), 1);
+    let left = store.tokens().await.expect("tokens");
+    assert_eq!(
+        left.iter().map(|t| t.id.as_str()).collect::<Vec<_>>(),
+        ["a"]
+    );
+}
+
+async fn lists_stay_within_an_owner_or_a_repository(store: &impl Store) {
+    let of = |id: u64, owner: &str, name: &str| {
+        let mut seen = job(id, JobPhase::Queued);
+        seen.repository.owner = owner.into();
+        seen.repository.name = name.into();
+        Fact::JobLearnt {
+            job: Arc::new(seen),
+            at: 1,
+        }
+    };
+    let runner = |name: &str, at, scope| {
+        let mut placed = placed(name, "n1", at);
+        placed.scope = Arc::new(scope);
+        placed.repository = None;
+        Fact::RunnerPlaced(Arc::new(placed))
+    };
+    let repository = |owner: &str, repo: &str| scheduler_core::model::Scope::Repository {
+        owner: owner.into(),
+        repo: repo.into(),
+    };
+    let organization = |login: &str| scheduler_core::model::Scope::Organization {
+        login: login.into(),
+    };
+    put(
+        store,
+        vec![
+            of(1, "Acme", "web"),
+            of(2, "acme", "api"),
+            of(3, "acme2", "web"),
+            of(4, "acmeX", "web"),
+            runner("ls-f-1", 1, repository("acme", "Web")),
+            runner("ls-f-2", 2, repository("acme2", "web")),
+            runner("ls-f-3", 3, organization("ACME")),
+            runner("ls-f-4", 4, organization("other")),
+        ],
+    )
+    .await;
+    for (within, jobs, runners) in [
+        ("acme", vec![2, 1], vec!["ls-f-3", "ls-f-1"]),
+        ("acme/web", vec![1], vec!["ls-f-1"]),
+        ("acme_", vec![], vec![]),
+        ("acme%", vec![], vec![]),
+        ("acm", vec![], vec![]),
+    ] {
+        let within = Some(within.to_owned());
+        let query = JobQuery {
+            within: within.clone(),
+            ..JobQuery::default()
+        };
+        let found = store.jobs(query).await.expect("jobs").items;
+        let ids: Vec<u64> = found.iter().map(|job| job.id.0).collect();
+        assert_eq!(ids, jobs, "{within:?}");
+        let query = RunnerQuery {
+            within: within.clone(),
+            ..RunnerQuery::default()
+        };
+        let found = store.runners(query).await.expect("runners").items;
+        let names: Vec<&str> = found.iter().map(|runner| runner.name.as_str()).collect();
+        assert_eq!(names, runners, "{within:?}");
+    }
 }
 
 async fn retention_deletes_what_ended_and_nothing_else(store: &impl Store) {
@@ -751,7 +1000,7 @@ async fn retention_deletes_what_ended_and_nothing_else(store: &impl Store) {
     let runners = store.runners(all).await.expect("runners").items;
     let names: Vec<_> = runners.iter().map(|r| r.name.to_string()).collect();
     assert_eq!(names, ["ls-f-3", "ls-f-1"]);
-    let audit = store.audit(None, 10).await.expect("audit");
+    let audit = newest(store, None, 10).await;
     assert_eq!(audit.len(), 1);
     assert_eq!(audit[0].entry.subject, "new");
     // The facts stay: they are the truth.

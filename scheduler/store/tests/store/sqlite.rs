@@ -3,7 +3,10 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use scheduler_core::{fact::Fact, model::JobId};
-use scheduler_store::{AuditEntry, Commit, Error, JobQuery, Options, Sqlite, Store};
+use scheduler_store::{
+    AuditEntry, AuditQuery, Commit, Error, JobQuery, Options, Sqlite, Store,
+    chain::{Broken, Verifier},
+};
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::samples::every_fact;
@@ -178,7 +181,7 @@ async fn a_file_of_version_1_is_upgraded_and_keeps_its_content() {
     let jobs = store.jobs(JobQuery::default()).await.expect("jobs").items;
     assert_eq!(jobs.len(), 1);
     assert_eq!(jobs[0].repository, "mona/web");
-    assert_eq!(store.audit(None, 9).await.expect("audit").len(), 1);
+    assert_eq!(whole(&store).await, Ok(1));
     let next = Commit {
         expected_epoch: 7,
         ..commit(vec![forgotten(72)])
@@ -197,8 +200,7 @@ async fn the_database_itself_refuses_to_change_the_audit_log() {
             action: "a".into(),
             subject: "s".into(),
             outcome: "ok".into(),
-            detail: String::new(),
-            request_id: String::new(),
+            ..AuditEntry::default()
         }],
         ..Commit::default()
     };
@@ -208,9 +210,120 @@ async fn the_database_itself_refuses_to_change_the_audit_log() {
         let refused = sqlx::query(sql).execute(&mut db).await;
         assert!(refused.is_err(), "{sql}");
     }
-    assert_eq!(store.audit(None, 9).await.expect("audit").len(), 1);
+    assert_eq!(whole(&store).await, Ok(1));
     // Positive control: retention may.
     assert_eq!(store.prune(0, 51, 9).await.expect("prune"), 1);
+}
+
+/// Walks the chain as `longshore audit verify` does.
+async fn whole(store: &Sqlite) -> Result<u64, Broken> {
+    let mut verifier = Verifier::new(store.audit_ends().await.expect("ends"));
+    let mut after = 0;
+    loop {
+        let query = AuditQuery {
+            after: Some(after),
+            ..AuditQuery::default()
+        };
+        let rows = store.audit(query).await.expect("audit");
+        let Some(last) = rows.last() else {
+            return verifier.end();
+        };
+        after = last.id;
+        for row in &rows {
+            verifier.take(row)?;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_to_the_audit_log_behind_the_scheduler_shows() {
+    for (done, found) in [
+        (
+            "UPDATE audit SET actor = 'eve' WHERE id = 4",
+            Broken::Changed(4),
+        ),
+        (
+            "UPDATE audit SET at = at - 1 WHERE id = 1",
+            Broken::Changed(1),
+        ),
+        (
+            "UPDATE audit SET hash = x'00' WHERE id = 9",
+            Broken::Changed(9),
+        ),
+        ("DELETE FROM audit WHERE id = 1", Broken::Missing(1)),
+        ("DELETE FROM audit WHERE id = 5", Broken::Missing(5)),
+        ("DELETE FROM audit WHERE id >= 8", Broken::Missing(8)),
+        ("DELETE FROM audit", Broken::Missing(1)),
+        (
+            "UPDATE audit SET id = 100 WHERE id = 3; UPDATE audit SET id = 3 WHERE id = 6;
+             UPDATE audit SET id = 6 WHERE id = 100",
+            Broken::Changed(3),
+        ),
+        (
+            "UPDATE audit SET id = id + 1000 WHERE id > 4;
+             UPDATE audit SET id = id - 999 WHERE id > 1000;
+             INSERT INTO audit SELECT 5, at, actor, action, subject, outcome, detail, request_id,
+                    kind, credential, address, surface, trace, hash FROM audit WHERE id = 4",
+            Broken::Changed(5),
+        ),
+        (
+            "INSERT INTO audit SELECT 10, at, actor, action, subject, outcome, detail, request_id,
+                    kind, credential, address, surface, trace, hash FROM audit WHERE id = 9",
+            Broken::Foreign(10),
+        ),
+    ] {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let store = open(dir.path()).await;
+        for n in 0..3 {
+            let entry = |k: u64| AuditEntry {
+                at: 100 + n,
+                actor: "ada".into(),
+                subject: format!("{n}.{k}"),
+                ..AuditEntry::default()
+            };
+            let audit = (0..3).map(entry).collect();
+            let commit = Commit {
+                audit,
+                ..Commit::default()
+            };
+            store.commit(commit).await.expect("commit");
+        }
+        assert_eq!(whole(&store).await, Ok(9));
+        let mut db = raw(dir.path()).await;
+        let tampered =
+            format!("DROP TRIGGER audit_is_never_changed; DROP TRIGGER audit_is_kept; {done}");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(tampered))
+            .execute(&mut db)
+            .await
+            .expect(done);
+        assert_eq!(whole(&store).await, Err(found), "{done}");
+    }
+}
+
+#[tokio::test]
+async fn an_older_log_is_chained_once_and_never_again() {
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let mut db = raw(dir.path()).await;
+    sqlx::raw_sql(include_str!("../data/store-version-1.sql"))
+        .execute(&mut db)
+        .await
+        .expect("restore the dump");
+    db.close().await.expect("close");
+    let store = open(dir.path()).await;
+    assert_eq!(whole(&store).await, Ok(1));
+    let first = store.audit_ends().await.expect("ends").last;
+    store.close().await.expect("close");
+    drop(store);
+    // A row without a hash, slipped in while nobody looked, is not adopted at the next start.
+    let mut db = raw(dir.path()).await;
+    sqlx::raw_sql("INSERT INTO audit (at, actor, action, subject, outcome, detail, request_id) VALUES (1, 'eve', 'a', 's', 'ok', '', '')")
+        .execute(&mut db)
+        .await
+        .expect("slipped in");
+    db.close().await.expect("close");
+    let store = open(dir.path()).await;
+    assert_eq!(store.audit_ends().await.expect("ends").last, first);
+    assert_eq!(whole(&store).await, Err(Broken::Foreign(first.0 + 1)));
 }
 
 #[tokio::test]
