@@ -20,7 +20,7 @@ use tracing::info;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::driver::{Driver, INPUTS, Outlets, Snapshot};
+use crate::driver::{Driver, INPUTS, Input, Outlets, Snapshot};
 use crate::findings::Findings;
 use crate::gpus::Gpus;
 use crate::link::Link;
@@ -28,6 +28,7 @@ use crate::logstore::LogStore;
 use crate::push::Push;
 use crate::shield;
 use crate::state::StateFile;
+use crate::systemd;
 use crate::wire;
 
 /// All of it ends within this time after a signal.
@@ -203,6 +204,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (snapshots, watched) = watch::channel(Arc::new(Snapshot::default()));
     let (subscriptions, wanted) = watch::channel(Vec::new());
     let (attached, mut ready) = watch::channel(false);
+    let asked = inputs.clone();
     let (engine, engine_ready) = watch::channel(0);
     let outlets = Outlets {
         snapshots,
@@ -238,9 +240,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let driver = tokio::spawn(driver.run(inbox, stop.clone()));
     let link = tokio::spawn(link.run(stop.clone()));
     let push = tokio::spawn(push.run(stop.clone()));
+    // Up means that it works: a scheduler that is not there yet must not hold up a boot.
+    systemd::notify(&format!("READY=1\nSTATUS=waiting for {}", config.scheduler));
+    let pings = watch_over(asked);
     let node = config.node.clone();
     let tell = async {
         if ready.wait_for(|attached| *attached).await.is_ok() {
+            systemd::notify(&format!("STATUS=attached to {}", config.scheduler));
             let line =
                 serde_json::json!({ "ready": true, "node": node, "scheduler": config.scheduler });
             let mut out = std::io::stdout().lock();
@@ -254,10 +260,23 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         () = tell => {}
     }
     info!("detaching");
+    systemd::notify("STOPPING=1\nSTATUS=detaching; jobs go on");
     gpus.abort();
+    if let Some(pings) = pings {
+        pings.abort();
+    }
     let all = async { tokio::join!(driver, link, push) };
     let _ = tokio::time::timeout(END, all).await;
     Ok(())
+}
+
+/// Tells systemd again and again that the driver answers, when systemd wants to hear it.
+fn watch_over(driver: mpsc::Sender<Input>) -> Option<tokio::task::JoinHandle<()>> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let (usec, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
+    let every = systemd::interval(usec.as_deref(), pid.as_deref(), std::process::id())?;
+    let ping = || systemd::notify("WATCHDOG=1");
+    Some(tokio::spawn(systemd::watch(driver, every, ping)))
 }
 
 /// What a look at a sandbox depends on: another of any of these and it is looked at anew.

@@ -16,7 +16,7 @@ use agent_core::{
 };
 use agent_detect::nvidia::meter::Meter;
 use longshore_proto::v1 as pb;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, error, info, warn};
@@ -71,6 +71,8 @@ pub enum Input {
     Told(Vec<ObservedRunner>),
     /// Somebody wants to know what a sandbox here holds, now.
     Check(Wanted),
+    /// Somebody wants to know whether the driver still works through its inputs.
+    Asked(oneshot::Sender<()>),
 }
 
 /// Output of a runner that the scheduler wants, from an offset on.
@@ -417,6 +419,10 @@ impl<R: Runtime> Driver<R> {
             }
             Input::Devices => self.capability = Arc::new((self.fingerprint)()),
             Input::Told(report) => self.node.told(&report),
+            Input::Asked(answer) => {
+                // Whoever asked may have left.
+                let _ = answer.send(());
+            }
             Input::Check(wanted) => {
                 let refused = if self.may_probe() {
                     match self.probing.ask(wanted) {

@@ -19,5 +19,6 @@ pub mod secrets;
 pub mod see_gpus;
 mod shield;
 pub mod state;
+pub mod systemd;
 pub mod telemetry;
 pub mod wire;

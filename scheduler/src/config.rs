@@ -1,10 +1,11 @@
-//! What the process is told: defaults < TOML file < stored settings < environment < flags.
+//! What the process is told: defaults < systemd's credentials < TOML file < stored settings < environment < flags.
 //!
 //! Parsing is pure: the file's text, the environment and the arguments come in
 //! as values, a `Config` or a list of problems comes out. Secrets are never
 //! part of it, only the paths of their files.
 
 pub mod accounts;
+pub mod credentials;
 pub mod domains;
 pub mod keys;
 pub(crate) mod pools;
@@ -26,12 +27,15 @@ use scheduler_core::{
     model::{Pool, Resources},
 };
 
+use credentials::Credentials;
 use keys::{KEYS, Key, POOL_KEYS, nearest};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     Default,
+    /// A file that systemd handed over under this name.
+    Credential(String),
     File(PathBuf),
     /// `StartAutoscaler` settings kept in the store.
     Stored,
@@ -43,6 +47,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Credential(name) => write!(f, "credential {name}"),
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Stored => f.write_str("stored by StartAutoscaler"),
             Self::Environment(name) => write!(f, "environment {name}"),
@@ -202,6 +207,8 @@ pub struct Sources<'a> {
     pub environment: &'a BTreeMap<String, String>,
     /// Settings that `StartAutoscaler` stored.
     pub stored: Option<&'a WatchSettings>,
+    /// Files that systemd handed over.
+    pub credentials: &'a Credentials,
 }
 
 impl Config {
@@ -209,6 +216,7 @@ impl Config {
     pub fn resolve(sources: &Sources<'_>) -> Result<Self, ConfigError> {
         let mut problems = Vec::new();
         let mut origins = defaults();
+        overlay_credentials(sources.credentials, &mut origins);
         let mut tables = Tables::default();
         if let Some((path, text)) = sources.file {
             read_file(path, text, &mut origins, &mut tables, &mut problems);
@@ -220,6 +228,7 @@ impl Config {
         overlay_flags(&sources.arguments.matches, &mut origins);
         let read = Reader {
             origins: &origins,
+            credentials: sources.credentials,
             problems: std::cell::RefCell::new(problems),
         };
         let config = read.config(&tables);
@@ -256,6 +265,16 @@ fn defaults() -> Origins {
             Some((key.path, (vec![value.to_owned()], Origin::Default)))
         })
         .collect()
+}
+
+fn overlay_credentials(given: &Credentials, origins: &mut Origins) {
+    for (path, name) in credentials::NAMES {
+        let list = KEYS.iter().any(|key| key.path == *path && key.list);
+        let files = given.files(name, list);
+        if !files.is_empty() {
+            origins.insert(path, (files, Origin::Credential((*name).to_owned())));
+        }
+    }
 }
 
 fn overlay_stored(stored: &WatchSettings, origins: &mut Origins) {
@@ -417,6 +436,7 @@ fn texts(value: &toml::Value) -> Option<Vec<String>> {
 /// Turns merged texts into typed values and gathers what is wrong.
 struct Reader<'a> {
     origins: &'a Origins,
+    credentials: &'a Credentials,
     problems: std::cell::RefCell<Vec<String>>,
 }
 
@@ -457,7 +477,19 @@ impl Reader<'_> {
     }
 
     fn path(&self, path: &str) -> Option<PathBuf> {
-        self.text(path).map(PathBuf::from)
+        self.parsed(path, |text| self.credentials.path(text))
+    }
+
+    fn paths(&self, path: &str) -> Vec<PathBuf> {
+        let read = |text: String| match self.credentials.path(&text) {
+            Ok(path) => Some(path),
+            Err(problem) => {
+                let mut problems = self.problems.borrow_mut();
+                problems.push(format!("{path}: {problem}"));
+                None
+            }
+        };
+        self.list(path).into_iter().filter_map(read).collect()
     }
 
     fn config(&self, tables: &Tables) -> Option<Config> {
@@ -574,17 +606,13 @@ impl Reader<'_> {
     }
 
     fn github(&self, lists: &accounts::Lists) -> GitHubConfig {
-        let accounts = accounts::read(lists, &mut self.problems.borrow_mut());
+        let accounts = accounts::read(lists, self.credentials, &mut self.problems.borrow_mut());
         let config = GitHubConfig {
             api_url: self.text("github.api_url").unwrap_or_default().to_owned(),
             token_file: self.path("github.token_file"),
             app_id: self.number("github.app_id"),
             app_key_file: self.path("github.app_key_file"),
-            webhook_secret_files: self
-                .list("github.webhook_secret_files")
-                .into_iter()
-                .map(PathBuf::from)
-                .collect(),
+            webhook_secret_files: self.paths("github.webhook_secret_files"),
             webhook_url: self.text("github.webhook_url").map(str::to_owned),
             ca_file: self.path("github.ca_file"),
             accounts,

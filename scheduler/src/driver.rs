@@ -354,6 +354,7 @@ impl<S: Store, G: GitHub, L: NodeLink, C: Clock> Driver<S, G, L, C> {
                     return Ok(commit.facts);
                 }
                 Err(error @ StoreError::Full { .. }) if !stop.is_cancelled() => {
+                    self.metrics.full_disk.inc();
                     tracing::error!(%error, "nothing new is accepted until the disk has room");
                     tokio::select! {
                         () = tokio::time::sleep(FULL_DISK_REST) => {}

@@ -30,4 +30,5 @@ pub mod serve;
 pub mod systemd;
 pub mod telemetry;
 pub mod view;
+pub mod watchdog;
 pub mod web;

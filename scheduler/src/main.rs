@@ -8,12 +8,13 @@ use anyhow::Context;
 use longshore_scheduler::{
     api::fleet::writes::SETTINGS_KEY,
     app::{self, Addresses, Listeners, Running, Wiring},
-    config::{Arguments, Config, ConfigError, Sources, WatchSettings},
+    config::{Arguments, Config, ConfigError, Sources, WatchSettings, credentials::Credentials},
     driver::Recovered,
     hub::Hub,
     ports::Store,
     systemd,
     telemetry::Telemetry,
+    watchdog,
     web::WebhookBounds,
 };
 use scheduler_store::{Options, Sqlite};
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
 struct Given {
     environment: BTreeMap<String, String>,
     file: Option<(std::path::PathBuf, String)>,
+    credentials: Credentials,
 }
 
 impl Given {
@@ -76,7 +78,13 @@ impl Given {
             }
             None => None,
         };
-        Ok(Self { environment, file })
+        let credentials = Credentials::of_process()
+            .context("cannot read what systemd handed over ($CREDENTIALS_DIRECTORY)")?;
+        Ok(Self {
+            environment,
+            file,
+            credentials,
+        })
     }
 
     fn resolve(
@@ -92,6 +100,7 @@ impl Given {
                 .map(|(path, text)| (path.as_path(), text.as_str())),
             environment: &self.environment,
             stored,
+            credentials: &self.credentials,
         })
     }
 }
@@ -106,7 +115,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     for warning in Config::unknown_environment(&given.environment) {
         tracing::warn!("{warning}");
     }
-    for warning in exposed(&base) {
+    for warning in exposed(&base, &given.credentials) {
         tracing::warn!("{warning}");
     }
     let listeners = Listeners::bind(&base).await?;
@@ -133,6 +142,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Before anybody is told that it runs: whoever is told may end it at once.
     let signals = Signals::listen()?;
     announce(running.addresses)?;
+    watch_over(&running);
     let failure = wait(&mut running, signals).await;
     systemd::notify("STOPPING=1");
     let ending = async {
@@ -187,14 +197,14 @@ async fn check(arguments: &Arguments, given: &Given, base: &Config) -> anyhow::R
     for warning in Config::unknown_environment(&given.environment) {
         writeln!(out, "# {warning}")?;
     }
-    for warning in exposed(&config) {
+    for warning in exposed(&config, &given.credentials) {
         writeln!(out, "# {warning}")?;
     }
     Ok(())
 }
 
 /// Files with secrets that others than their owner can read. A warning, not an error: some systems mount them so.
-fn exposed(config: &Config) -> Vec<String> {
+fn exposed(config: &Config, credentials: &Credentials) -> Vec<String> {
     use std::os::unix::fs::PermissionsExt;
     let github = &config.github;
     let accounts = github.accounts.accounts.iter();
@@ -206,6 +216,7 @@ fn exposed(config: &Config) -> Vec<String> {
         .chain(&github.webhook_secret_files)
         .chain(accounts.filter_map(|account| account.token_file.as_ref()))
         .chain(enterprises.map(|enterprise| &enterprise.token_file))
+        .filter(|file| !credentials.hold(file))
         .filter_map(|file| {
             let mode = std::fs::metadata(file).ok()?.permissions().mode();
             let file = file.display();
@@ -238,6 +249,20 @@ fn announce(addresses: Addresses) -> anyhow::Result<()> {
     );
     systemd::notify("READY=1");
     Ok(())
+}
+
+/// Tells systemd again and again that the driver answers, when systemd wants to hear it.
+fn watch_over(running: &Running) {
+    let variable = |name: &str| std::env::var(name).ok();
+    let (usec, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
+    let Some(every) = watchdog::interval(usec.as_deref(), pid.as_deref(), std::process::id())
+    else {
+        return;
+    };
+    let (inbox, waits) = (running.inbox.clone(), running.metrics.full_disk.clone());
+    tokio::spawn(watchdog::run(inbox, every, waits, || {
+        systemd::notify("WATCHDOG=1");
+    }));
 }
 
 /// The two signals that end it in order.

@@ -87,6 +87,8 @@ pub struct Metrics {
     pub steps: Histogram,
     pub batch: Histogram,
     pub facts: Counter,
+    /// Commits that found the disk full and are tried again.
+    pub full_disk: Counter,
 }
 
 impl Default for Metrics {
@@ -116,6 +118,7 @@ impl Metrics {
             steps: Histogram::new(FAST_BUCKETS),
             batch: Histogram::new([1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 256.0, 512.0]),
             facts: Counter::default(),
+            full_disk: Counter::default(),
         };
         metrics.registry = Arc::new(metrics.register());
         metrics
@@ -196,6 +199,11 @@ impl Metrics {
             "step_duration_seconds",
             "One step of the core",
             self.steps.clone(),
+        );
+        registry.register(
+            "commits_waited_for_disk",
+            "Tries of a commit that found the disk full",
+            self.full_disk.clone(),
         );
         registry.register("batch_inputs", "Inputs per step", self.batch.clone());
         registry.register("facts", "Facts committed", self.facts.clone());

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::engine::refused;
 use crate::runtime::lock;
+use crate::usage;
 
 /// The program beside the agent's own.
 const PROGRAM: &str = "longshore-egress";
@@ -287,10 +288,7 @@ impl Egress {
 /// one, else a number of its own in a range that no distribution and no service gives
 /// away. None where the agent is not root: then the proxy is its user.
 fn user(instance: &Instance) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    // Owned by whom the process runs as.
-    let own = std::fs::metadata("/proc/self").ok()?.uid();
-    if own != 0 {
+    if !usage::is_root() {
         return None;
     }
     let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();

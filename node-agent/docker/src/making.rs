@@ -125,11 +125,11 @@ impl Inner {
         }
     }
 
-    /// Control group around a sandbox.
+    /// Control group around a sandbox. One that this agent may not remove would stay for ever.
     fn group_of(&self, facts: &EngineFacts, salt: &str) -> String {
         usage::parent(
             &facts.cgroup_driver,
-            facts.rootless,
+            facts.rootless || !usage::is_root(),
             self.config.instance.as_str(),
             salt,
         )

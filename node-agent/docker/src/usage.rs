@@ -23,6 +23,18 @@ pub(crate) fn parent(driver: &str, rootless: bool, instance: &str, salt: &str) -
     }
 }
 
+/// Whether this process is root: systemd lets nobody else stop slices, and the groups of an
+/// engine with the plain driver are root's.
+pub(crate) fn is_root() -> bool {
+    // Not by the owner of /proc/self: a process that may not be dumped is shown as root's.
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| effective_user(&status) == Some(0))
+}
+
+fn effective_user(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Folder below a hierarchy's root.
 fn folder(parent: &str) -> PathBuf {
     if let Some(name) = parent.strip_suffix(".slice") {
@@ -196,6 +208,14 @@ pub(crate) fn remove_all(root: &Path, instance: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_user_is_the_effective_one() {
+        let status = "Name:\tx\nUid:\t1000\t7\t0\t1000\nGid:\t0\t0\t0\t0\n";
+        assert_eq!(effective_user(status), Some(7));
+        assert_eq!(effective_user("Uid:\t0\t0\t0\t0"), Some(0));
+        assert_eq!(effective_user(""), None);
+    }
 
     #[test]
     fn both_versions_are_read_and_ignorance_is_told() {

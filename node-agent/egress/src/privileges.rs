@@ -41,10 +41,52 @@ pub fn drop_to(user: u32) -> Result<(), String> {
     Ok(())
 }
 
+/// Gives up what another user than root may have been started with: an agent that is not root
+/// hands its own capabilities on to what it starts. Called while the process has one thread.
+pub fn renounce() -> Result<(), String> {
+    /// The version that has two words for each set.
+    const VERSION_3: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION_3, 0];
+    // Effective, permitted and inheritable, low and high.
+    let none = [0_u32; 6];
+    // SAFETY: both point at whole arrays of the sizes that this version has; one thread runs.
+    let done = unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        );
+        libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr())
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(format!(
+            "giving up capabilities: {}",
+            Error::last_os_error()
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn root_is_no_user_to_become() {
         assert!(super::drop_to(0).is_err());
+    }
+
+    #[test]
+    fn what_is_renounced_is_gone() {
+        // Capabilities are a thread's own.
+        let after = std::thread::spawn(|| {
+            super::renounce().unwrap();
+            std::fs::read_to_string("/proc/thread-self/status").unwrap()
+        });
+        let after = after.join().unwrap();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            let none = format!("{set}:\t0000000000000000");
+            assert!(after.contains(&none), "{after}");
+        }
     }
 }

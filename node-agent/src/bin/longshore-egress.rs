@@ -48,8 +48,9 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), String> {
     let listener = agent_egress::listen(&options.socket)?;
     // Before there is a second thread.
-    if let Some(user) = options.user {
-        agent_egress::privileges::drop_to(user)?;
+    match options.user {
+        Some(user) => agent_egress::privileges::drop_to(user)?,
+        None => agent_egress::privileges::renounce()?,
     }
     let linger = (options.linger > 0).then(|| Duration::from_secs(options.linger));
     let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{keys::nearest, suggestion};
+use super::{credentials::Credentials, keys::nearest, suggestion};
 
 /// A user or organisation with settings of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,11 +59,20 @@ pub(super) fn take(github: &mut toml::Table, problems: &mut Vec<String>) -> List
 }
 
 /// What the lists say; what is wrong goes to `problems`.
-pub(super) fn read(lists: &Lists, problems: &mut Vec<String>) -> Accounts {
+pub(super) fn read(
+    lists: &Lists,
+    credentials: &Credentials,
+    problems: &mut Vec<String>,
+) -> Accounts {
     let mut accounts = Accounts::default();
     for (list, tables) in lists {
         for (index, table) in tables.iter().enumerate() {
-            let entry = Entry { list, index, table };
+            let entry = Entry {
+                list,
+                index,
+                table,
+                credentials,
+            };
             if *list == "enterprises" {
                 accounts.enterprises.extend(entry.enterprise(problems));
             } else {
@@ -78,12 +87,20 @@ struct Entry<'a> {
     list: &'a str,
     index: usize,
     table: &'a toml::Table,
+    credentials: &'a Credentials,
 }
 
 impl Entry<'_> {
     fn text(&self, key: &str) -> Option<&str> {
         let text = self.table.get(key)?.as_str()?.trim();
         (!text.is_empty()).then_some(text)
+    }
+
+    /// The file of the entry's token; `credential:NAME` is one of systemd's.
+    fn token_file(&self, name: &str, problems: &mut Vec<String>) -> Option<PathBuf> {
+        let path = self.credentials.path(self.text("token_file")?);
+        path.map_err(|problem| problems.push(format!("github.{} `{name}`: {problem}", self.list)))
+            .ok()
     }
 
     /// The entry's name, after its keys were looked at.
@@ -116,9 +133,9 @@ impl Entry<'_> {
 
     fn account(&self, problems: &mut Vec<String>) -> Option<Account> {
         let login = self.name("login", ACCOUNT_KEYS, problems)?;
-        let token_file = self.text("token_file").map(PathBuf::from);
+        let token_file = self.token_file(&login, problems);
         let organization = self.list == "organizations";
-        if !organization && token_file.is_none() {
+        if !organization && self.text("token_file").is_none() {
             problems.push(format!(
                 "github.users `{login}` has no `token_file`; without a token of its own name it in scheduler.owners"
             ));
@@ -146,16 +163,16 @@ impl Entry<'_> {
                 "github.enterprises `{slug}`: `organizations` takes a list of texts"
             ));
         }
-        let Some(token_file) = self.text("token_file") else {
+        if self.text("token_file").is_none() {
             problems.push(format!(
                 "github.enterprises `{slug}` has no `token_file`; an enterprise needs a token of its own: a classic one with \
                  manage_runners:enterprise (a GitHub App cannot register runners there)"
             ));
             return None;
-        };
+        }
         Some(Enterprise {
+            token_file: self.token_file(&slug, problems)?,
             slug,
-            token_file: PathBuf::from(token_file),
             organizations: organizations?,
         })
     }

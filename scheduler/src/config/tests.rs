@@ -20,6 +20,7 @@ fn resolve(
         file: file.map(|text| (Path::new("/etc/longshore/scheduler.toml"), text)),
         environment: &environment,
         stored,
+        credentials: &Credentials::default(),
     })
 }
 
@@ -352,4 +353,42 @@ fn wrong_accounts_are_told_with_the_next_step() {
         let text = problems(file);
         assert!(text.contains(says), "{file}: {text}");
     }
+}
+
+#[test]
+fn what_systemd_hands_over_needs_no_setting_and_stands_below_all_of_them() {
+    let arguments = |flags: &[&str]| {
+        let all = std::iter::once("longshore-scheduler").chain(flags.iter().copied());
+        Arguments::parse(all).expect("arguments parse")
+    };
+    let folder = PathBuf::from("/run/credentials/longshore-scheduler.service");
+    let names = ["github-token", "webhook-secret", "webhook-secret-next"];
+    let credentials = Credentials::new(folder.clone(), names.map(str::to_owned));
+    let with = |flags: &[&str], file: &str| {
+        Config::resolve(&Sources {
+            arguments: &arguments(flags),
+            file: Some((Path::new("/etc/longshore/scheduler.toml"), file)),
+            environment: &BTreeMap::new(),
+            stored: None,
+            credentials: &credentials,
+        })
+    };
+    let config = with(&[], "").expect("valid");
+    assert_eq!(config.github.token_file, Some(folder.join("github-token")));
+    assert_eq!(config.github.webhook_secret_files.len(), 2);
+    let report = config.report(false);
+    assert!(report.contains("# credential github-token"), "{report}");
+    let config = with(&["--github-token-file", "/flag"], "").expect("valid");
+    assert_eq!(config.github.token_file, Some("/flag".into()));
+
+    let users = "[[github.users]]\nlogin = \"mona\"\ntoken_file = \"credential:NAME\"\n";
+    let config = with(&[], &users.replace("NAME", "github-token")).expect("valid");
+    let own = config.github.accounts.accounts[0].token_file.clone();
+    assert_eq!(own, Some(folder.join("github-token")));
+    let text = with(&[], &users.replace("NAME", "mona")).expect_err("absent");
+    let text = text.to_string();
+    assert!(
+        text.contains("github.users `mona`") && text.contains("LoadCredential=mona"),
+        "{text}"
+    );
 }

@@ -72,6 +72,7 @@ impl World {
             file: None,
             environment: &Default::default(),
             stored,
+            credentials: &Default::default(),
         })
         .expect("a valid configuration")
     }

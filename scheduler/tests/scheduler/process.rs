@@ -174,3 +174,80 @@ async fn kill_9_leaves_a_store_that_starts_again_and_sigterm_ends_it_in_order() 
         Some(0)
     );
 }
+
+/// A socket as systemd listens at, and what comes in.
+struct Systemd {
+    socket: tokio::net::UnixDatagram,
+    path: std::path::PathBuf,
+}
+
+impl Systemd {
+    fn in_folder(folder: &Path) -> Self {
+        let path = folder.join("notify");
+        let socket = tokio::net::UnixDatagram::bind(&path).expect("bound");
+        Self { socket, path }
+    }
+
+    async fn told(&self) -> String {
+        let mut buffer = [0; 4096];
+        let told = tokio::time::timeout(PATIENCE, self.socket.recv(&mut buffer)).await;
+        let length = told.expect("told in time").expect("readable");
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    }
+}
+
+#[tokio::test]
+async fn systemd_hears_when_it_is_ready_that_the_driver_answers_and_when_it_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let systemd = Systemd::in_folder(folder.path());
+    let mut scheduler = command(&folder.path().join("state"));
+    scheduler
+        .env("NOTIFY_SOCKET", &systemd.path)
+        .env("WATCHDOG_USEC", "300000");
+    let (mut child, _) = start(&mut scheduler).await;
+    assert_eq!(systemd.told().await, "READY=1");
+    for _ in 0..3 {
+        assert_eq!(systemd.told().await, "WATCHDOG=1");
+    }
+    let pid = child.id().expect("runs").to_string();
+    let sent = Command::new("kill").args(["-TERM", &pid]).status().await;
+    assert!(sent.expect("kill runs").success());
+    loop {
+        match systemd.told().await.as_str() {
+            "WATCHDOG=1" => {}
+            told => {
+                assert_eq!(told, "STOPPING=1");
+                break;
+            }
+        }
+    }
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+    assert!(ended.expect("ends in time").expect("waited").success());
+}
+
+#[tokio::test]
+async fn what_systemd_hands_over_is_used_and_its_mode_is_its_own_matter() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let credentials = folder.path().join("credentials");
+    std::fs::create_dir(&credentials).expect("made");
+    for name in ["github-token", "webhook-secret", "webhook-secret-next"] {
+        let file = credentials.join(name);
+        std::fs::write(&file, "ghp_neverprinted").expect("written");
+        // As the access list of systemd looks.
+        let mode = std::fs::Permissions::from_mode(0o440);
+        std::fs::set_permissions(&file, mode).expect("set");
+    }
+    let mut check = command(folder.path());
+    check
+        .arg("--check-config")
+        .env("CREDENTIALS_DIRECTORY", &credentials);
+    let (code, shown, errors) = output(&mut check).await;
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(shown.contains("# credential github-token"), "{shown}");
+    assert!(shown.contains("webhook-secret-next"), "{shown}");
+    assert!(
+        !shown.contains("chmod") && !shown.contains("neverprinted"),
+        "{shown}"
+    );
+}
