@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeSeed;
 
-use crate::wire::Payload;
+use crate::wire::{Field, Payload, Read};
 
 /// Longest body GitHub sends (25 MB); the listener refuses more with 413 before reading on.
 pub const MAX_BODY: usize = 25 * 1024 * 1024;
@@ -164,9 +165,7 @@ pub enum Event {
 
 /// Reads the JSON of an event. Unknown events and actions are not errors.
 pub fn parse(event: &str, json: &[u8]) -> Result<Event, WebhookError> {
-    let payload: Payload =
-        serde_json::from_slice(json).map_err(|error| WebhookError::Malformed(error.to_string()))?;
-    let payload = Box::new(payload);
+    let payload = Box::new(payload(json)?);
     Ok(match event {
         "workflow_job" => Event::WorkflowJob(payload),
         "workflow_run" => Event::WorkflowRun(payload),
@@ -179,6 +178,19 @@ pub fn parse(event: &str, json: &[u8]) -> Result<Event, WebhookError> {
             event: other.chars().take(64).collect(),
         },
     })
+}
+
+/// A payload without what we do not model: nobody asks for that, and most of the body is that.
+fn payload(json: &[u8]) -> Result<Payload, WebhookError> {
+    let malformed = |error: serde_json::Error| WebhookError::Malformed(error.to_string());
+    let mut from = serde_json::Deserializer::from_slice(json);
+    let read = Read::<Payload>::new(false);
+    let payload = read.deserialize(&mut from).map_err(malformed)?;
+    from.end().map_err(malformed)?;
+    match payload {
+        Field::Value(payload) => Ok(payload),
+        _ => Err(WebhookError::Malformed("it is not an object".to_owned())),
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub use accounts::{
 };
 pub use actions::{Job, JobList, Run, RunList};
 pub use answers::{ErrorBody, ErrorDetail};
-pub use field::{Extra, Field};
+pub use field::{Extra, Field, Read, Wire};
 pub use hooks::{Hook, HookConfig, HookDelivery};
 pub use payload::Payload;
 pub use runners::{Jit, JitRequest, Runner, RunnerGroup, RunnerGroupList, RunnerLabel, RunnerList};

@@ -21,6 +21,8 @@ pub(crate) struct Fleet {
     pub(crate) sim: Sim,
     pub(crate) scheduler: Scheduler,
     pub(crate) binaries: Binaries,
+    /// How the scheduler was started, to start it again.
+    pub(crate) settings: SchedulerSettings,
     pub(crate) folder: TempDir,
 }
 
@@ -74,6 +76,7 @@ impl Fleet {
             sim,
             scheduler,
             binaries,
+            settings,
             folder,
         };
         if setup.webhooks {

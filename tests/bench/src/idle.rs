@@ -99,7 +99,7 @@ pub(crate) fn resident_mib(pid: u32) -> Result<f64> {
 }
 
 /// User and system time so far.
-fn cpu_seconds(pid: u32) -> Result<f64> {
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let after = stat.rsplit_once(')').context("stat has a name")?.1;
     let fields: Vec<&str> = after.split_whitespace().collect();

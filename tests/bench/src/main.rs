@@ -12,6 +12,7 @@ mod fairness;
 mod fleet;
 mod floor;
 mod idle;
+mod ingest;
 mod node;
 mod probe;
 mod results;
@@ -54,6 +55,8 @@ const MEASUREMENTS: &[(&[&str], Measurement)] = &[
     (&["webhook_to_assign_p50", "webhook_to_assign_p99"], || {
         Box::pin(assign::run())
     }),
+    (&["webhook_ingest_rate"], || Box::pin(ingest::rate())),
+    (&["webhook_ingest_lost"], || Box::pin(ingest::lost())),
     (&["burst_start_rate"], || Box::pin(burst::run())),
     (&["probe_failures"], || Box::pin(probe::run())),
     (&["standby_handover_p50", "standby_handover_p99"], || {

@@ -1,8 +1,9 @@
 //! Error bodies.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
-use super::{Extra, field::document};
+use super::{Extra, Field, Wire, field::document};
 
 document!(
     /// `{message, documentation_url, status?, errors?}`.
@@ -19,6 +20,18 @@ document!(
 pub enum ErrorDetail {
     Text(String),
     Object(Extra),
+}
+
+impl Wire for Vec<ErrorDetail> {
+    fn wire<'de, D: Deserializer<'de>>(from: D, _: bool) -> Result<Field<Self>, D::Error> {
+        Ok(match Value::deserialize(from)? {
+            Value::Null => Field::Null,
+            value => match Self::deserialize(&value) {
+                Ok(details) => Field::Value(details),
+                Err(_) => Field::Odd(value),
+            },
+        })
+    }
 }
 
 impl ErrorBody {
