@@ -256,10 +256,10 @@ impl<T: Wire> Wire for BTreeMap<String, Field<T>> {
 
 /// A key of an object, borrowed where it holds no escape.
 #[derive(Deserialize)]
-pub struct Key<'a>(#[serde(borrow)] pub Cow<'a, str>);
+pub(crate) struct Key<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
 /// A field's name in JSON: `r#type` is `type`.
-pub const fn name_of(identifier: &'static str) -> &'static str {
+pub(crate) const fn name_of(identifier: &'static str) -> &'static str {
     match identifier.as_bytes() {
         [b'r', b'#', ..] => identifier.split_at(2).1,
         _ => identifier,

@@ -7,7 +7,7 @@ use scheduler_github::{
     wire::{
         AccessToken, Account, ErrorBody, Field, Hook, HookDelivery, Installation, Jit, JitRequest,
         Job, JobList, Payload, RateLimits, Repository, RepositoryList, Run, RunList, Runner,
-        RunnerGroup, RunnerGroupList, RunnerList,
+        RunnerGroup, RunnerGroupList, RunnerList, Wire,
     },
 };
 use serde_json::Value;
@@ -53,7 +53,7 @@ where
 
 fn list_of<T>(name: &str, value: &Value)
 where
-    T: serde::de::DeserializeOwned + serde::Serialize + Debug,
+    T: Wire + serde::Serialize + Debug,
 {
     round_trip::<Vec<Field<T>>>(name, value);
 }
