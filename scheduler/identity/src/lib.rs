@@ -5,5 +5,8 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod admission;
+pub mod authority;
 pub mod bearer;
+mod random;
 pub mod role;
