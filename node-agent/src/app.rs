@@ -20,9 +20,11 @@ use tracing::info;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::dial::{Address, Dial};
 use crate::driver::{Driver, INPUTS, Input, Outlets, Snapshot};
 use crate::findings::Findings;
 use crate::gpus::Gpus;
+use crate::identity::{Identity, read_token};
 use crate::link::Link;
 use crate::logstore::LogStore;
 use crate::push::Push;
@@ -173,11 +175,18 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let host = agent_detect::host(&config.probe_root);
     let state = StateFile::open(&config.state_dir)?;
     let _lock = lock(&config.state_dir)?;
+    let clock = Clock::system();
+    let identity = Identity::new(&config.state_dir, &config.node);
+    if !identity.has_joined()? {
+        // A scheduler that is not there yet must not hold up a boot.
+        systemd::notify("READY=1\nSTATUS=joining the fleet");
+        join(&config, &identity, &clock, &stop).await?;
+    }
+    let dial = Dial::new(config.scheduler.clone(), identity);
     let logs =
         LogStore::open(&config.state_dir).context("cannot open the folder for kept output")?;
     let logs = Arc::new(logs);
     let runtime = Arc::new(runtime(&config, &host));
-    let clock = Clock::system();
     let limits = limits(&config);
     let facts = runtime.clone();
     let gpus = Gpus::new(runtime.clone(), host.nvidia.clone());
@@ -224,7 +233,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         config.lease_ms,
     );
     let link = Link {
-        scheduler: config.scheduler.clone(),
+        dial: dial.clone(),
         node: config.node.clone(),
         instance: format!("{:032x}", rand::random::<u128>()),
         clock,
@@ -233,22 +242,26 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         attached,
     };
     let push = Push {
-        scheduler: config.scheduler.clone(),
+        dial: dial.clone(),
         logs,
         subscriptions: wanted,
     };
     let driver = tokio::spawn(driver.run(inbox, stop.clone()));
     let link = tokio::spawn(link.run(stop.clone()));
     let push = tokio::spawn(push.run(stop.clone()));
+    let scheduler: Vec<_> = config.scheduler.iter().map(Address::to_string).collect();
     // Up means that it works: a scheduler that is not there yet must not hold up a boot.
-    systemd::notify(&format!("READY=1\nSTATUS=waiting for {}", config.scheduler));
+    systemd::notify(&format!(
+        "READY=1\nSTATUS=waiting for {}",
+        scheduler.join(", ")
+    ));
     let pings = watch_over(asked);
+    let renewal = tokio::spawn(Identity::renew(dial, clock, stop.clone()));
     let node = config.node.clone();
     let tell = async {
         if ready.wait_for(|attached| *attached).await.is_ok() {
-            systemd::notify(&format!("STATUS=attached to {}", config.scheduler));
-            let line =
-                serde_json::json!({ "ready": true, "node": node, "scheduler": config.scheduler });
+            systemd::notify(&format!("STATUS=attached to {}", scheduler.join(", ")));
+            let line = serde_json::json!({ "ready": true, "node": node, "scheduler": scheduler });
             let mut out = std::io::stdout().lock();
             // Nobody reading is no reason to stop.
             let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -265,6 +278,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     if let Some(pings) = pings {
         pings.abort();
     }
+    renewal.abort();
     let all = async { tokio::join!(driver, link, push) };
     let _ = tokio::time::timeout(END, all).await;
     Ok(())
@@ -277,6 +291,26 @@ fn watch_over(driver: mpsc::Sender<Input>) -> Option<tokio::task::JoinHandle<()>
     let every = systemd::interval(usec.as_deref(), pid.as_deref(), std::process::id())?;
     let ping = || systemd::notify("WATCHDOG=1");
     Some(tokio::spawn(systemd::watch(driver, every, ping)))
+}
+
+/// Joins the fleet anew with the given token, whoever this host was before.
+pub async fn join_again(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let identity = Identity::new(&config.state_dir, &config.node);
+    join(config, &identity, &Clock::system(), &stop).await
+}
+
+async fn join(
+    config: &Config,
+    identity: &Identity,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let file = config.join_token_file.as_ref().context(
+        "this host has not joined a fleet: run `longshore node join-token` where the scheduler is, and start the \
+         agent with --join-token-file FILE",
+    )?;
+    let token = read_token(file)?;
+    identity.join(&config.scheduler, &token, clock, stop).await
 }
 
 /// What a look at a sandbox depends on: another of any of these and it is looked at anew.

@@ -13,19 +13,26 @@ use agent_detect::emulation::Asked;
 use agent_docker::FirewallTool;
 use thiserror::Error;
 
+use crate::dial::{Address, addresses};
+
 const MAX_RANGES: usize = 64;
 
 /// Every key, its default and what it means. Flags are the same with dashes.
-pub const KEYS: [(&str, &str, &str); 31] = [
+pub const KEYS: [(&str, &str, &str); 32] = [
     (
         "scheduler",
-        "http://127.0.0.1:9001",
-        "URL of the scheduler's node listener",
+        "https://127.0.0.1:9001",
+        "URL of the scheduler's node listener; several addresses of one scheduler comma separated",
     ),
     (
         "node",
         "",
         "name of this node, [a-z0-9-]; default is the host's name",
+    ),
+    (
+        "join_token_file",
+        "",
+        "file with the line of `longshore node join-token`, - for standard input; needed once",
     ),
     (
         "state_dir",
@@ -347,7 +354,9 @@ fn plain(value: &toml::Value) -> Option<String> {
 /// The configuration in force.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub scheduler: String,
+    pub scheduler: Vec<Address>,
+    /// Read when the host has not joined yet.
+    pub join_token_file: Option<PathBuf>,
     pub node: String,
     pub state_dir: PathBuf,
     pub engine_socket: PathBuf,
@@ -401,7 +410,11 @@ impl Config {
             }
         };
         Ok(Self {
-            scheduler: settings.parse("scheduler", loopback_url)?,
+            scheduler: settings.parse("scheduler", addresses)?,
+            join_token_file: settings.parse("join_token_file", |text| match text {
+                "" => Ok(None),
+                text => Ok(Some(PathBuf::from(text))),
+            })?,
             node: settings.parse("node", |text| node_name(text, hostname))?,
             state_dir: settings.parse("state_dir", absolute)?,
             engine_socket: settings.parse("engine_socket", |text| {
@@ -501,27 +514,6 @@ fn few(text: &str) -> Result<u32, String> {
 }
 
 /// Registrations are secrets: without certificates they only travel on this host.
-fn loopback_url(text: &str) -> Result<String, String> {
-    let host = text
-        .strip_prefix("http://")
-        .ok_or("must begin with http://")?;
-    let host = host.trim_end_matches('/');
-    let (host, port) = host
-        .rsplit_once(':')
-        .ok_or("must name a port, for example http://127.0.0.1:9001")?;
-    port.parse::<u16>()
-        .map_err(|_| "must end in a port number")?;
-    let loopback = host == "localhost"
-        || host
-            .trim_matches(['[', ']'])
-            .parse::<IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback());
-    if !loopback {
-        return Err("must be a loopback address: nodes on other hosts need certificates, which this version does not have; use an SSH tunnel".into());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
-}
-
 fn ranges(text: &str) -> Result<Vec<Range>, String> {
     let ranges = text.split(',').map(str::trim).filter(|r| !r.is_empty());
     let ranges: Vec<Range> = ranges.map(Range::allowable).collect::<Result<_, _>>()?;
@@ -689,7 +681,7 @@ mod tests {
         let text = gather("scheduler = 'http://10.0.0.1:9001'", &[], &[])
             .unwrap_err()
             .to_string();
-        assert!(text.contains("loopback"), "{text}");
+        assert!(text.contains("TLS only"), "{text}");
         let text = gather("node = 'Bad Name'", &[], &[])
             .unwrap_err()
             .to_string();
@@ -702,24 +694,5 @@ mod tests {
         assert_eq!(bytes("512MiB"), Ok(512 << 20));
         assert_eq!(bytes("1024"), Ok(1024));
         assert!(bytes("4 parsecs").is_err());
-    }
-
-    #[test]
-    fn loopback_in_every_form() {
-        for good in [
-            "http://127.0.0.1:1",
-            "http://localhost:9001/",
-            "http://[::1]:2",
-        ] {
-            assert!(loopback_url(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "https://127.0.0.1:1",
-            "http://127.0.0.1",
-            "http://example.org:1",
-            "http://0.0.0.0:1",
-        ] {
-            assert!(loopback_url(bad).is_err(), "{bad}");
-        }
     }
 }

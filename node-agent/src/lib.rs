@@ -8,11 +8,14 @@
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod driver;
 pub mod findings;
 pub mod gpus;
+pub mod identity;
 pub mod link;
 pub mod logstore;
+mod pinned;
 pub mod probing;
 pub mod push;
 pub mod secrets;

@@ -12,19 +12,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
+use crate::dial::{Dial, Refused, refusal};
 use crate::driver::{Input, Snapshot, Subscription};
 use crate::probing::Wanted;
 use crate::secrets::Secret;
 use crate::wire;
 
-const CONNECT: Duration = Duration::from_secs(5);
 const WELCOME: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(10);
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -33,7 +31,7 @@ pub const MAX_MESSAGE: usize = 16 << 20;
 const OUTGOING: usize = 16;
 
 pub struct Link {
-    pub scheduler: String,
+    pub dial: Dial,
     pub node: String,
     /// Random, made by each start.
     pub instance: String,
@@ -44,35 +42,28 @@ pub struct Link {
     pub attached: watch::Sender<bool>,
 }
 
-/// A channel with this product's bounds.
-pub async fn connect(scheduler: &str) -> anyhow::Result<Channel> {
-    Endpoint::from_shared(scheduler.to_owned())
-        .with_context(|| format!("{scheduler:?} is not a URL such as http://127.0.0.1:9001"))?
-        .connect_timeout(CONNECT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .with_context(|| format!("no scheduler at {scheduler}"))
-}
-
 impl Link {
     /// Attaches again and again until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         loop {
             let began = tokio::time::Instant::now();
+            let mut decided = false;
             tokio::select! {
                 () = stop.cancelled() => return,
                 result = self.attach() => match result {
                     Ok(()) => info!("the scheduler closed the stream"),
-                    Err(error) => warn!(error = format!("{error:#}"), "not attached"),
+                    Err(error) => {
+                        warn!(error = format!("{error:#}"), "not attached");
+                        decided = error.downcast_ref().is_some_and(Refused::is_decision);
+                    }
                 },
             }
             if began.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
+            }
+            if decided {
+                pause = LONGEST_PAUSE;
             }
             // Jitter, so that a fleet does not come back in one instant.
             let wait = pause.mul_f64(0.5 + rand::random::<f64>() / 2.0);
@@ -85,7 +76,7 @@ impl Link {
     }
 
     async fn attach(&mut self) -> anyhow::Result<()> {
-        let channel = connect(&self.scheduler).await?;
+        let channel = self.dial.connect().await?;
         let mut client = NodeServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
@@ -94,7 +85,8 @@ impl Link {
         send(&up, Up::Hello(self.hello(&first))).await?;
         let answer = timeout(WELCOME, client.attach(ReceiverStream::new(outgoing))).await;
         let mut down = answer
-            .context("the scheduler did not answer Attach")??
+            .context("the scheduler did not answer Attach")?
+            .map_err(|status| refusal(&status))?
             .into_inner();
         let welcome = match timeout(WELCOME, down.message())
             .await
@@ -132,7 +124,7 @@ impl Link {
         loop {
             tokio::select! {
                 biased;
-                message = down.message() => match message? {
+                message = down.message() => match message.map_err(|status| refusal(&status))? {
                     Some(message) => self.take(message, &up).await?,
                     None => return Ok(()),
                 },

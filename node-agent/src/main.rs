@@ -52,6 +52,9 @@ fn command() -> Command {
         Command::new("purge")
             .about("Remove everything this node made on its engine, runners included"),
     );
+    command = command.subcommand(Command::new("join").about(
+        "Join a fleet with the token of --join-token-file, and exit; a host that had joined gets a new identity",
+    ));
     for (key, default, help) in KEYS {
         let help = if default.is_empty() {
             help.to_owned()
@@ -148,7 +151,10 @@ async fn start(matches: &ArgMatches, config: Config) -> anyhow::Result<()> {
         }
         told.cancel();
     });
-    let result = app::run(config, stop).await;
+    let result = match matches.subcommand_matches("join") {
+        Some(_) => app::join_again(&config, stop).await,
+        None => app::run(config, stop).await,
+    };
     telemetry.stop();
     result
 }

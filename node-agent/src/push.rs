@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::dial::Dial;
 use crate::driver::Subscription;
 use crate::link;
 use crate::logstore::LogStore;
@@ -26,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const BYTES_PER_SECOND: u64 = 8 << 20;
 
 pub struct Push {
-    pub scheduler: String,
+    pub dial: Dial,
     pub logs: Arc<LogStore>,
     pub subscriptions: watch::Receiver<Vec<Subscription>>,
 }
@@ -54,7 +55,7 @@ impl Push {
 
     /// Pushes until the subscriptions change or the connection ends.
     async fn push(&mut self, wanted: Vec<Subscription>) -> anyhow::Result<()> {
-        let channel = link::connect(&self.scheduler).await?;
+        let channel = self.dial.connect().await?;
         let mut client =
             NodeServiceClient::new(channel).max_encoding_message_size(link::MAX_MESSAGE);
         let (up, outgoing) = mpsc::channel(WAITING);

@@ -6,6 +6,10 @@
 #![warn(clippy::unwrap_used)]
 
 pub mod join_token;
+
+/// Name in the certificate of every scheduler: what agents ask for, whatever the address.
+pub const SCHEDULER_NAME: &str = "scheduler.longshore.internal";
+
 mod secret;
 
 /// The node stream and the fleet API.

@@ -1,6 +1,8 @@
-//! The gRPC surfaces: FleetService for people and programs, NodeService for agents.
+//! The gRPC surfaces: FleetService and AdminService for people and programs, NodeService for agents.
 
+pub mod admin;
 pub mod convert;
+mod enrolment;
 pub mod errors;
 pub mod fleet;
 pub mod idempotency;

@@ -6,6 +6,7 @@ use axum::Router;
 use longshore_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
+        admin_service_server::{AdminServiceServer, SERVICE_NAME as ADMIN_SERVICE},
         fleet_service_server::{FleetServiceServer, SERVICE_NAME as FLEET_SERVICE},
         node_service_server::{NodeServiceServer, SERVICE_NAME as NODE_SERVICE},
     },
@@ -13,7 +14,7 @@ use longshore_proto::{
 use scheduler_core::{
     Entropy, Fleet,
     input::{Command, Input},
-    model::{JobId, JobPhase},
+    model::{JobId, JobPhase, NodeName},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -29,9 +30,11 @@ use tonic_web::GrpcWebLayer;
 use tower::Layer;
 
 use crate::{
+    admission::Admissions,
     api::{
+        admin::Admins,
         fleet::{Fleets, Parts as FleetParts},
-        node::Nodes,
+        node::{NodeOf, Nodes},
         vitals::Vitals,
     },
     clock::{SystemClock, utc},
@@ -45,6 +48,7 @@ use crate::{
     ports::{Demand, GitHub, KnownJob, OpenJobs, Source, Store},
     serve::{Bounds, ListenError, Listener},
     telemetry::trace,
+    tls::{self, Own, TlsError},
     view::{self, View},
     web::{
         self, WebhookBounds,
@@ -92,6 +96,10 @@ pub enum StartError {
     Reflection(String),
     #[error("the driver ended at once: {0}")]
     Driver(String),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("who may join cannot be read: {0}")]
+    Admissions(#[from] scheduler_store::Error),
 }
 
 /// The three listeners, open before anything is served.
@@ -110,11 +118,11 @@ pub struct Addresses {
 }
 
 impl Listeners {
-    /// Opens all three; refuses anything but loopback.
+    /// Opens all three.
     pub async fn bind(config: &Config) -> Result<Self, ListenError> {
         let listen = &config.listen;
         Ok(Self {
-            api: Listener::bind("the API", "api-listen", listen.api).await?,
+            api: Listener::local("the API", "api-listen", listen.api).await?,
             nodes: Listener::bind("node agents", "node-listen", listen.nodes).await?,
             webhooks: Listener::bind("webhooks", "webhook-listen", listen.webhooks).await?,
         })
@@ -182,6 +190,10 @@ where
         path: logs_path.display().to_string(),
         source,
     })?;
+    let now = utc();
+    let authority = Arc::new(tls::authority(&config, fleet.fleet_id(), now)?);
+    let own = Own::new(Arc::clone(&authority), tls::names(&config))?;
+    let admitted = Admissions::load(&*store).await?;
     let (sequence, snapshot) = (recovered.sequence, recovered.snapshot_sequence);
     let view = View::new(fleet, sequence, metrics.clone());
     let links = Arc::new(Links::default());
@@ -208,13 +220,22 @@ where
 
     let (settings, changes) = watch::channel(config.watch.clone());
     let vitals = Arc::new(Vitals::default());
+    let admissions = Arc::new(Admissions::new(
+        authority,
+        admitted,
+        inbox.clone(),
+        config.identity.certificate_life,
+    ));
     let nodes = Nodes {
         inbox: inbox.clone(),
         view: view.clone(),
         links: Arc::clone(&links),
         logs: logs.clone(),
         vitals: Arc::clone(&vitals),
+        admissions: Arc::clone(&admissions),
+        past: past(Arc::clone(&store)),
     };
+    let admins = Admins::new(Arc::clone(&admissions));
     let fleets = Fleets::new(FleetParts {
         store: Arc::clone(&store),
         demand: github.clone(),
@@ -223,6 +244,7 @@ where
         logs: logs.clone(),
         links: Arc::clone(&links),
         vitals,
+        admissions: Arc::clone(&admissions),
         clock: Arc::new(clock),
         settings,
         stop: serving.clone(),
@@ -239,20 +261,25 @@ where
         },
     );
     let render = render(view.clone(), metrics.clone(), github.clone());
-    let (api, api_health) = api_router(fleets, health::router(stages.clone(), render)).await?;
+    let (api, api_health) =
+        api_router(fleets, admins, health::router(stages.clone(), render)).await?;
     let (node_api, node_health) = node_router(nodes).await;
 
     let mut servers = JoinSet::new();
-    servers.spawn(end_told(api_health, FLEET_SERVICE, stages.clone()));
-    servers.spawn(end_told(node_health, NODE_SERVICE, stages));
+    let api_services = &[FLEET_SERVICE, ADMIN_SERVICE];
+    servers.spawn(end_told(api_health, api_services, stages.clone()));
+    servers.spawn(end_told(node_health, &[NODE_SERVICE], stages));
     let stop = || serving.clone();
     servers.spawn(listeners.api.serve(api, API, stop(), DRAIN));
-    servers.spawn(listeners.nodes.serve(node_api, NODES, stop(), DRAIN));
+    let nodes = listeners.nodes.with_tls(own.with_client_certificates()?);
+    servers.spawn(nodes.serve(node_api, NODES, stop(), DRAIN));
+    servers.spawn(own.renew(stop()));
     servers.spawn(listeners.webhooks.serve(webhooks, WEBHOOKS, stop(), DRAIN));
     servers.spawn(housekeeping::run(
         store,
         view.clone(),
         logs,
+        admissions,
         config.retention,
         stop(),
     ));
@@ -361,12 +388,15 @@ async fn configure(
 
 async fn api_router<S: Store, D: Demand>(
     fleets: Fleets<S, D>,
+    admins: Admins,
     health_routes: Router,
 ) -> Result<(Router, HealthReporter), StartError> {
     let (reporter, grpc_health) = health_reporter();
-    reporter
-        .set_service_status(FLEET_SERVICE, ServingStatus::Serving)
-        .await;
+    for service in [FLEET_SERVICE, ADMIN_SERVICE] {
+        reporter
+            .set_service_status(service, ServingStatus::Serving)
+            .await;
+    }
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -375,6 +405,7 @@ async fn api_router<S: Store, D: Demand>(
     // grpc-web wraps each service: around the router it would answer plain GETs.
     let routes = Routes::from(health_routes)
         .add_service(GrpcWebLayer::new().layer(FleetServiceServer::new(fleets)))
+        .add_service(GrpcWebLayer::new().layer(AdminServiceServer::new(admins)))
         .add_service(GrpcWebLayer::new().layer(grpc_health))
         .add_service(reflection);
     Ok((routes.prepare().into_axum_router(), reporter))
@@ -392,16 +423,27 @@ async fn node_router(nodes: Nodes) -> (Router, HealthReporter) {
 /// Says to whoever watches this service's health that it ends.
 async fn end_told(
     reporter: HealthReporter,
-    service: &'static str,
+    services: &'static [&'static str],
     mut stages: watch::Receiver<Stage>,
 ) {
     // A sender that is gone means the end as well.
     let _ = stages.wait_for(|stage| *stage == Stage::Stopping).await;
-    for name in ["", service] {
+    for name in services.iter().copied().chain([""]) {
         reporter
             .set_service_status(name, ServingStatus::NotServing)
             .await;
     }
+}
+
+fn past<S: Store>(store: Arc<S>) -> NodeOf {
+    Arc::new(move |runner| {
+        let store = Arc::clone(&store);
+        Box::pin(async move {
+            let found = store.runners_by_prefix(runner.as_str(), 2).await.ok()?;
+            let mut same = found.into_iter().filter(|row| row.name == runner);
+            same.next().map(|row| NodeName::new(&row.node))
+        })
+    })
 }
 
 fn render<D: Demand>(view: View, metrics: Metrics, demand: D) -> Render {

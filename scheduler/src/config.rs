@@ -95,6 +95,7 @@ pub struct Config {
     pub retention: Duration,
     pub shutdown_deadline: Duration,
     pub listen: Listen,
+    pub identity: Identity,
     pub github: GitHubConfig,
     pub otlp_endpoint: Option<String>,
     pub log: String,
@@ -115,6 +116,17 @@ pub struct Listen {
     pub webhooks: SocketAddr,
     /// Webhook requests accepted per second.
     pub webhook_rate: u32,
+    /// Further names and addresses of the scheduler's own certificate.
+    pub names: Vec<String>,
+}
+
+/// Who may join.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// A given authority's certificate and key, PEM; else one is made.
+    pub authority: Option<(PathBuf, PathBuf)>,
+    /// Life of a node's certificate.
+    pub certificate_life: Duration,
 }
 
 /// How GitHub is reached. Paths only: the secrets are read by `Secrets`.
@@ -496,6 +508,7 @@ impl Reader<'_> {
         let watch = self.watch();
         let defaults = self.defaults(watch.as_ref());
         let listen = self.listen();
+        let identity = self.identity();
         let github = self.github(&tables.accounts);
         let retention = self.parsed("scheduler.retention", values::duration);
         let shutdown = self.parsed("scheduler.shutdown_deadline", values::duration);
@@ -511,6 +524,7 @@ impl Reader<'_> {
             retention: retention?,
             shutdown_deadline: shutdown?,
             listen: listen?,
+            identity: identity?,
             github,
             otlp_endpoint: self.text("telemetry.otlp_endpoint").map(str::to_owned),
             log: self.text("telemetry.log").unwrap_or("info").to_owned(),
@@ -594,14 +608,40 @@ impl Reader<'_> {
 
     fn listen(&self) -> Option<Listen> {
         let api = self.parsed("listen.api", loopback);
-        let nodes = self.parsed("listen.nodes", loopback);
-        let webhooks = self.parsed("listen.webhooks", loopback);
+        let nodes = self.parsed("listen.nodes", address);
+        let webhooks = self.parsed("listen.webhooks", address);
         let webhook_rate = self.number("listen.webhook_rate");
         Some(Listen {
             api: api?,
             nodes: nodes?,
             webhooks: webhooks?,
             webhook_rate: webhook_rate?,
+            names: self.list("listen.names"),
+        })
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        let life = self.parsed("identity.certificate_life", |text| {
+            let life = values::duration(text)?;
+            match life >= Duration::from_secs(10) {
+                true => Ok(life),
+                false => Err("must be at least 10s, and is better days than hours".to_owned()),
+            }
+        });
+        let certificate = self.path("identity.authority_cert_file");
+        let key = self.path("identity.authority_key_file");
+        let authority = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => {
+                let problem = "identity.authority_cert_file and identity.authority_key_file belong together; give both, or none to have an authority made";
+                self.problems.borrow_mut().push(problem.to_owned());
+                return None;
+            }
+        };
+        Some(Identity {
+            authority,
+            certificate_life: life?,
         })
     }
 
@@ -634,13 +674,16 @@ impl Reader<'_> {
     }
 }
 
-/// An address of this host only: nothing else may be opened before identities exist.
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text
-        .trim()
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.trim()
         .replace("localhost:", "127.0.0.1:")
         .parse()
-        .map_err(|_| format!("`{text}` is not an address; write it like 127.0.0.1:9000"))?;
+        .map_err(|_| format!("`{text}` is not an address; write it like 127.0.0.1:9000"))
+}
+
+/// An address of this host only.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
     if address.ip().is_loopback() {
         return Ok(address);
     }

@@ -18,7 +18,7 @@ use scheduler_core::{
     input::{Input, ObservedPhase},
     model::{Generation, NodeName, RunnerName},
 };
-use scheduler_store::{AuditEntry, Commit, Error as StoreError, Loaded, TokenChange};
+use scheduler_store::{AuditEntry, Commit, Error as StoreError, Loaded, RecordChange, TokenChange};
 use secrecy::SecretString;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -134,6 +134,7 @@ struct Batch {
     settings: Vec<(String, Option<String>)>,
     audit: Vec<AuditEntry>,
     tokens: Vec<TokenChange>,
+    records: Vec<RecordChange>,
     waiting: Vec<oneshot::Sender<u64>>,
     settled: Vec<EffectKey>,
 }
@@ -149,6 +150,7 @@ impl Batch {
         self.settings.extend(request.settings);
         self.audit.extend(request.audit);
         self.tokens.extend(request.tokens);
+        self.records.extend(request.records);
         self.waiting.extend(done);
     }
 }
@@ -258,6 +260,7 @@ impl<S: Store, G: GitHub, L: NodeLink, C: Clock> Driver<S, G, L, C> {
             settings,
             audit,
             tokens,
+            records,
             waiting,
             settled,
         } = batch;
@@ -268,7 +271,7 @@ impl<S: Store, G: GitHub, L: NodeLink, C: Clock> Driver<S, G, L, C> {
         self.metrics.steps.observe(begun.elapsed().as_secs_f64());
         self.metrics.batch.observe(inputs.len() as f64);
         let nothing = settings.is_empty() && audit.is_empty() && tokens.is_empty();
-        if !(facts.is_empty() && nothing) {
+        if !(facts.is_empty() && records.is_empty() && nothing) {
             let commit = Commit {
                 expected_epoch: self.fleet.epoch(),
                 at: now.utc,
@@ -276,6 +279,7 @@ impl<S: Store, G: GitHub, L: NodeLink, C: Clock> Driver<S, G, L, C> {
                 settings,
                 audit,
                 tokens,
+                records,
             };
             let facts = self.commit(commit, stop).await?;
             self.after(waiting, &settled);

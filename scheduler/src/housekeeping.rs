@@ -6,7 +6,7 @@ use scheduler_core::model::RunnerName;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::utc, logs::Logs, ports::Store, view::View};
+use crate::{admission::Admissions, clock::utc, logs::Logs, ports::Store, view::View};
 
 /// How often logs of gone runners are looked for.
 const LOOK: Duration = Duration::from_secs(10);
@@ -24,6 +24,7 @@ pub async fn run<S: Store>(
     store: Arc<S>,
     view: View,
     logs: Logs,
+    admissions: Arc<Admissions>,
     retention: Duration,
     stop: CancellationToken,
 ) {
@@ -40,6 +41,8 @@ pub async fn run<S: Store>(
         if pruned.is_none_or(|at| at.elapsed() >= PRUNE) {
             pruned = Some(Instant::now());
             prune(&*store, &logs, retention).await;
+            // Refused only when the driver is gone.
+            let _ = admissions.prune(utc()).await;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The one way into the driver: bounded, with an answer after the commit.
 
 use scheduler_core::input::Input;
-use scheduler_store::{AuditEntry, TokenChange};
+use scheduler_store::{AuditEntry, RecordChange, TokenChange};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait for the driver.
@@ -15,6 +15,7 @@ pub struct Request {
     pub settings: Vec<(String, Option<String>)>,
     pub audit: Vec<AuditEntry>,
     pub tokens: Vec<TokenChange>,
+    pub records: Vec<RecordChange>,
 }
 
 impl From<Vec<Input>> for Request {

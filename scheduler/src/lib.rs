@@ -11,6 +11,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+pub mod admission;
 pub mod api;
 pub mod app;
 pub mod checks;
@@ -29,6 +30,7 @@ pub mod ports;
 pub mod serve;
 pub mod systemd;
 pub mod telemetry;
+pub mod tls;
 pub mod view;
 pub mod watchdog;
 pub mod web;

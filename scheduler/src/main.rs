@@ -2,7 +2,7 @@
 
 #![warn(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, io::Write, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, io::Write, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use longshore_scheduler::{
@@ -14,7 +14,7 @@ use longshore_scheduler::{
     ports::Store,
     systemd,
     telemetry::Telemetry,
-    watchdog,
+    tls, watchdog,
     web::WebhookBounds,
 };
 use scheduler_store::{Options, Sqlite};
@@ -125,6 +125,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let stored = stored_settings(&store).await?;
     let config = given.resolve(arguments, stored.as_ref())?;
     let deadline = config.shutdown_deadline;
+    let authority = tls::public_file(&config);
     let recovered = Recovered::load(&store)
         .await
         .map_err(|error| anyhow::anyhow!("failed to {error}"))?;
@@ -141,7 +142,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     .await?;
     // Before anybody is told that it runs: whoever is told may end it at once.
     let signals = Signals::listen()?;
-    announce(running.addresses)?;
+    announce(running.addresses, &authority)?;
     watch_over(&running);
     let failure = wait(&mut running, signals).await;
     systemd::notify("STOPPING=1");
@@ -230,12 +231,13 @@ fn exposed(config: &Config, credentials: &Credentials) -> Vec<String> {
 }
 
 /// One line for whoever started us: ready, and where.
-fn announce(addresses: Addresses) -> anyhow::Result<()> {
+fn announce(addresses: Addresses, authority: &Path) -> anyhow::Result<()> {
     let line = serde_json::json!({
         "ready": true,
         "api": addresses.api.to_string(),
         "nodes": addresses.nodes.to_string(),
         "webhooks": addresses.webhooks.to_string(),
+        "ca": authority,
     });
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;

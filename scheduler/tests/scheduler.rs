@@ -6,6 +6,8 @@ mod scheduler {
     pub(crate) mod fake_github;
     pub(crate) mod harness;
     pub(crate) mod job;
+    pub(crate) mod joined;
+    pub(crate) mod joining;
     pub(crate) mod node;
     pub(crate) mod process;
     pub(crate) mod surfaces;

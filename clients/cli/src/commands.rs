@@ -48,7 +48,7 @@ fn client_at(global: &Global, api: &str) -> Result<Client, Failure> {
 }
 
 /// Names this invocation, so that a repeated delivery of it changes nothing twice.
-fn request_id() -> String {
+pub(crate) fn request_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 

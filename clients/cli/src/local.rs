@@ -1,6 +1,7 @@
 //! A scheduler and a node agent on this host, as children of this process.
 
 mod background;
+mod joining;
 mod log;
 mod plan;
 mod ports;

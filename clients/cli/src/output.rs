@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::exit::Failure;
+use crate::shapes::join_token::Fresh;
 pub(crate) use table::Table;
 
 /// How results are written.
@@ -124,6 +125,18 @@ impl Out {
     /// One object of a stream, on a line of its own.
     pub(crate) fn line<T: Serialize>(&mut self, item: &T) -> Result<(), Failure> {
         self.json_line(item)?;
+        self.flush()
+    }
+
+    /// What is shown once: alone on its line, so that it can be piped on, or in JSON.
+    pub(crate) fn secret(&mut self, fresh: &Fresh) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json(fresh)?,
+            Format::Jsonl => self.json_line(fresh)?,
+            Format::Table | Format::Wide | Format::Name => {
+                writeln!(self.writer, "{}", style::printable(&fresh.token))?;
+            }
+        }
         self.flush()
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod check;
 mod denied;
 pub(crate) mod explain;
 pub(crate) mod job;
+pub(crate) mod join_token;
 pub(crate) mod node;
 pub(crate) mod outcome;
 pub(crate) mod pool;

@@ -1,10 +1,11 @@
-//! One method for each call of `FleetService`.
+//! One method for each call of `FleetService` and `AdminService`.
 
 use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
 use longshore_proto::v1;
+use longshore_proto::v1::admin_service_client::AdminServiceClient;
 use longshore_proto::v1::fleet_service_client::FleetServiceClient;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -21,6 +22,7 @@ pub(crate) const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 #[derive(Clone, Debug)]
 pub struct Client {
     inner: FleetServiceClient<Channel>,
+    admin: AdminServiceClient<Channel>,
     address: String,
     timeout: Duration,
     attempts: usize,
@@ -34,6 +36,7 @@ impl Client {
         attempts: usize,
     ) -> Client {
         Client {
+            admin: AdminServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
             inner: FleetServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
             address,
             timeout,
@@ -57,14 +60,14 @@ impl Client {
         call: &'static str,
         within: Duration,
         message: Q,
-        send: impl FnOnce(FleetServiceClient<Channel>, Request<Q>) -> F,
+        send: impl FnOnce(Request<Q>) -> F,
     ) -> Result<A, Error>
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let mut request = Request::new(message);
         request.set_timeout(within);
-        match tokio::time::timeout(within, send(self.inner.clone(), request)).await {
+        match tokio::time::timeout(within, send(request)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             // The transport keeps the same deadline and may be first.
             Ok(Err(status)) if !is_timeout(&status) => {
@@ -82,7 +85,7 @@ impl Client {
         &self,
         call: &'static str,
         message: Q,
-        send: impl FnOnce(FleetServiceClient<Channel>, Request<Q>) -> F,
+        send: impl FnOnce(Request<Q>) -> F,
     ) -> Result<A, Error>
     where
         F: Future<Output = Result<Response<A>, Status>>,
@@ -95,7 +98,7 @@ impl Client {
         &self,
         call: &'static str,
         message: Q,
-        send: impl Fn(FleetServiceClient<Channel>, Request<Q>) -> F,
+        send: impl Fn(Request<Q>) -> F,
     ) -> Result<A, Error>
     where
         Q: Clone,
@@ -168,17 +171,22 @@ fn is_timeout(status: &Status) -> bool {
 }
 
 macro_rules! calls {
-    ($($how:ident $name:ident($request:ident) -> $response:ident = $call:literal;)*) => {
+    ($service:literal $client:ident $($how:ident $name:ident($request:ident) -> $response:ident = $call:literal;)*) => {
         impl Client {$(
-            #[doc = concat!("`FleetService.", $call, "`.")]
+            #[doc = concat!("`", $service, ".", $call, "`.")]
             pub async fn $name(&self, request: v1::$request) -> Result<v1::$response, Error> {
-                self.$how($call, request, |mut c, r| async move { c.$name(r).await }).await
+                self.$how($call, request, |r| {
+                    let mut client = self.$client.clone();
+                    async move { client.$name(r).await }
+                })
+                .await
             }
         )*}
     };
 }
 
 calls! {
+    "FleetService" inner
     write start_autoscaler(StartAutoscalerRequest) -> StartAutoscalerResponse = "StartAutoscaler";
     write stop_autoscaler(StopAutoscalerRequest) -> StopAutoscalerResponse = "StopAutoscaler";
     read get_status(GetStatusRequest) -> GetStatusResponse = "GetStatus";
@@ -201,4 +209,11 @@ calls! {
     write set_pool(SetPoolRequest) -> SetPoolResponse = "SetPool";
     write delete_pool(DeletePoolRequest) -> DeletePoolResponse = "DeletePool";
     write set_share(SetShareRequest) -> SetShareResponse = "SetShare";
+}
+
+calls! {
+    "AdminService" admin
+    write create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse = "CreateJoinToken";
+    read list_join_tokens(ListJoinTokensRequest) -> ListJoinTokensResponse = "ListJoinTokens";
+    write revoke_join_token(RevokeJoinTokenRequest) -> RevokeJoinTokenResponse = "RevokeJoinToken";
 }

@@ -12,6 +12,7 @@ mod arm;
 #[cfg(target_arch = "x86_64")]
 mod arm_engine;
 mod attacks;
+mod authority;
 mod broken;
 mod canary;
 mod containers;

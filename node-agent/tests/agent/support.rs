@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::authority::Authority;
 use super::on::{Kind, On};
 use agent_core::names::{Instance, label};
 use agent_core::sandbox::Profile;
@@ -49,11 +50,27 @@ struct Seen {
 struct Scheduler {
     seen: watch::Sender<Seen>,
     down: Arc<Mutex<Option<Downstream>>>,
+    authority: Authority,
 }
 
 #[tonic::async_trait]
 impl NodeService for Scheduler {
     type AttachStream = ReceiverStream<Result<pb::AttachResponse, Status>>;
+
+    async fn enroll(
+        &self,
+        request: Request<pb::EnrollRequest>,
+    ) -> Result<Response<pb::EnrollResponse>, Status> {
+        let answer = self.authority.enroll(request.get_ref());
+        Ok(Response::new(answer))
+    }
+
+    async fn renew(
+        &self,
+        _: Request<pb::RenewRequest>,
+    ) -> Result<Response<pb::RenewResponse>, Status> {
+        Err(Status::unimplemented("no test lives that long"))
+    }
 
     async fn attach(
         &self,
@@ -174,15 +191,21 @@ impl Bench {
         extra: &[&str],
     ) -> Self {
         let listener = tokio::net::TcpListener::from_std(on.listen("127.0.0.1:0")).unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let address = format!("https://{}", listener.local_addr().unwrap());
         let (seen, watcher) = watch::channel(Seen::default());
         let down = Arc::new(Mutex::new(None));
+        let authority = Authority::new();
+        std::fs::write(dir.path().join("join-token"), authority.join_token()).unwrap();
+        let mut server = tonic::transport::Server::builder()
+            .tls_config(authority.tls())
+            .unwrap();
         let service = NodeServiceServer::new(Scheduler {
             seen,
             down: down.clone(),
+            authority,
         });
         tokio::spawn(
-            tonic::transport::Server::builder()
+            server
                 .add_service(service)
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
@@ -357,6 +380,8 @@ impl Bench {
         let mut list: Vec<String> = [
             "--scheduler",
             &self.address,
+            "--join-token-file",
+            &self.dir.path().join("join-token").to_string_lossy(),
             "--node",
             &self.node,
             "--state-dir",

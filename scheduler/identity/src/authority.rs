@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use longshore_proto::SCHEDULER_NAME;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
@@ -15,8 +16,6 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::random::random;
 
-/// Name that every scheduler's certificate has: what agents ask for, whatever the address.
-pub const SCHEDULER_NAME: &str = "scheduler.longshore.internal";
 /// Ending of the name in a node's certificate.
 const NODE_ZONE: &str = ".node.longshore.internal";
 /// Certificates begin before they are made: clocks behind ours accept them.
@@ -217,6 +216,14 @@ impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Authority({})", self.fingerprint())
     }
+}
+
+/// The public key in a request for a certificate, which must have been checked before.
+pub fn public_key(csr_pem: &str) -> Result<Vec<u8>, AuthorityError> {
+    use rcgen::PublicKeyData;
+    let request = CertificateSigningRequestParams::from_pem(csr_pem)
+        .map_err(|e| AuthorityError::Request(e.to_string()))?;
+    Ok(request.public_key.der_bytes().to_vec())
 }
 
 /// Reads whom a client certificate names. Its chain must have been verified before.

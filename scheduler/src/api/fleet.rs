@@ -21,6 +21,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{errors, idempotency::Answers, vitals::Vitals};
 use crate::{
+    admission::Admissions,
     config::WatchSettings,
     inbox::{Inbox, Request as DriverRequest},
     links::Links,
@@ -41,6 +42,7 @@ pub struct Parts<S, D> {
     pub logs: Logs,
     pub links: Arc<Links>,
     pub vitals: Arc<Vitals>,
+    pub admissions: Arc<Admissions>,
     pub clock: Arc<dyn Clock>,
     /// Settings in force; a change reconnects GitHub.
     pub settings: channel::Sender<WatchSettings>,

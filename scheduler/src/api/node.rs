@@ -1,24 +1,27 @@
 //! NodeService: the one stream to each agent, and its runners' output.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, future::BoxFuture, stream};
 use longshore_proto::v1::{
-    self, AttachRequest, AttachResponse, PushLogsRequest, PushLogsResponse, Registration, Welcome,
-    attach_request, attach_response, node_service_server::NodeService,
+    self, AttachRequest, AttachResponse, EnrollRequest, EnrollResponse, PushLogsRequest,
+    PushLogsResponse, Registration, RenewRequest, RenewResponse, Welcome, attach_request,
+    attach_response, node_service_server::NodeService,
 };
 use scheduler_core::{
     input::{Input, NodeAttached, NodeReported},
     model::{NodeName, RunnerName},
 };
+use scheduler_identity::authority::NodeCertificate;
 use secrecy::ExposeSecret;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{convert, errors, report, vitals::Vitals};
+use super::{convert, enrolment, errors, report, vitals::Vitals};
 use crate::{
+    admission::Admissions,
     clock::utc,
     inbox::Inbox,
-    links::{Links, Outbox, Outgoing},
+    links::{Closed, Fenced, Links, Outbox, Outgoing},
     logs::Logs,
     view::View,
 };
@@ -38,7 +41,15 @@ pub struct Nodes {
     pub links: Arc<Links>,
     pub logs: Logs,
     pub vitals: Arc<Vitals>,
+    pub admissions: Arc<Admissions>,
+    pub past: NodeOf,
 }
+
+/// The node that a runner of the past ran on.
+pub type NodeOf = Arc<dyn Fn(RunnerName) -> BoxFuture<'static, Option<NodeName>> + Send + Sync>;
+
+/// Runners whose node was looked up for one stream of output.
+const OWNED: usize = 4_096;
 
 type Outgoings = Pin<Box<dyn Stream<Item = Result<AttachResponse, Status>> + Send>>;
 
@@ -46,20 +57,48 @@ type Outgoings = Pin<Box<dyn Stream<Item = Result<AttachResponse, Status>> + Sen
 impl NodeService for Nodes {
     type AttachStream = Outgoings;
 
+    async fn enroll(
+        &self,
+        request: Request<EnrollRequest>,
+    ) -> Result<Response<EnrollResponse>, Status> {
+        enrolment::enroll(&self.admissions, request).await
+    }
+
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<RenewResponse>, Status> {
+        enrolment::renew(&self.admissions, request).await
+    }
+
     async fn attach(
         &self,
         request: Request<Streaming<AttachRequest>>,
     ) -> Result<Response<Outgoings>, Status> {
+        let extensions = request.extensions();
+        let shown = enrolment::node_of(&self.admissions, extensions, "Attach").await?;
+        let address = enrolment::address(extensions);
         let mut incoming = request.into_inner();
         let hello = hello(&mut incoming).await?;
         let node = report::node_name(&hello.node)
             .map_err(|problem| errors::invalid("hello.node", problem, "rename it with --node"))?;
+        if node.as_str() != shown.node {
+            let other = &hello.node;
+            return Err(enrolment::for_another(&self.admissions, &shown, address, other).await);
+        }
         let highest = report::generation(hello.highest.as_ref()).map_err(|problem| {
             errors::invalid("hello.highest", problem, "clear the agent's state folder")
         })?;
         let capability = hello.capability.unwrap_or_default();
         let offset = self.heard(&node, Some(&capability), hello.node_time.as_ref());
-        let outbox = self.links.open(&node);
+        let outbox = self.links.open(&node, &hello.instance).map_err(|Fenced| {
+            tracing::error!(%node, "two agents use one identity: the older one is kept out");
+            errors::precondition(
+                "identity_in_use",
+                &format!("another agent attached with the identity of node {node} after this one"),
+                "stop one of them; each host joins with a token of its own, and a restart lets this one in again",
+            )
+        })?;
         let session = outbox.session;
         let mut opening = Opening {
             nodes: self,
@@ -80,7 +119,7 @@ impl NodeService for Nodes {
         opening.handed_over = true;
         drop(opening);
         tracing::info!(%node, session, version = %hello.agent_version, "node attached");
-        tokio::spawn(self.clone().listen(node, session, incoming));
+        tokio::spawn(self.clone().listen(node, session, shown, incoming));
         Ok(Response::new(self.outgoing(outbox)))
     }
 
@@ -88,19 +127,30 @@ impl NodeService for Nodes {
         &self,
         request: Request<Streaming<PushLogsRequest>>,
     ) -> Result<Response<PushLogsResponse>, Status> {
+        let extensions = request.extensions();
+        let shown = enrolment::node_of(&self.admissions, extensions, "PushLogs").await?;
+        let node = NodeName::new(&shown.node);
         let mut pushed = request.into_inner();
+        let mut own = BTreeSet::new();
         while let Some(chunk) = pushed.message().await? {
+            if let Err(refusal) = self.admissions.stands(&shown, utc()) {
+                return Err(enrolment::refused(&refusal));
+            }
             let runner = RunnerName::new(&chunk.runner);
-            let known = self.view.fleet(|fleet| fleet.runner(&runner).is_some());
+            // Only output of the node's own runners, living or remembered, fills our disk.
+            if !own.contains(&runner) {
+                if !self.ran_on(&runner, &node).await {
+                    continue;
+                }
+                if own.len() >= OWNED {
+                    own.clear();
+                }
+                own.insert(runner.clone());
+            }
             let logs = self.logs.clone();
             let kept = tokio::task::spawn_blocking(move || {
-                // Only output of runners of ours, living or remembered, fills our disk.
-                if !known && !logs.exists(&chunk.runner) {
-                    return Ok(None);
-                }
                 let offset = chunk.offset;
                 logs.append(&chunk.runner, offset, &chunk.chunk, chunk.end)
-                    .map(Some)
             })
             .await;
             match kept {
@@ -169,7 +219,13 @@ impl Nodes {
     }
 
     /// Reads reports until the stream ends; then the core hears that it did.
-    async fn listen(self, node: NodeName, session: u64, mut incoming: Streaming<AttachRequest>) {
+    async fn listen(
+        self,
+        node: NodeName,
+        session: u64,
+        shown: NodeCertificate,
+        mut incoming: Streaming<AttachRequest>,
+    ) {
         let lease = self.view.fleet(|fleet| fleet.defaults().node_lease);
         let patience = (lease * SILENT_LEASES).max(HELLO);
         let why = loop {
@@ -181,6 +237,9 @@ impl Nodes {
                 Err(_) => break "silent".to_owned(),
                 Ok(Err(status)) => break status.message().to_owned(),
                 Ok(Ok(None)) => break "closed by the node".to_owned(),
+                Ok(Ok(Some(_))) if self.admissions.stands(&shown, utc()).is_err() => {
+                    break "its certificate counts no more".to_owned();
+                }
                 Ok(Ok(Some(request))) => match request.message {
                     Some(attach_request::Message::Report(told)) => {
                         if let Err(stop) = self.report(&node, session, told).await {
@@ -201,6 +260,17 @@ impl Nodes {
         self.links.close(&node, session);
         // Refused only when the driver is gone, and then nobody counts leases.
         let _ = self.inbox.post(Input::NodeLost { node, session }).await;
+    }
+
+    async fn ran_on(&self, runner: &RunnerName, node: &NodeName) -> bool {
+        let living = self.view.fleet(|fleet| {
+            let placed = fleet.runner(runner).map(|runner| &runner.placed.node);
+            placed.map(|of| of == node)
+        });
+        match living {
+            Some(own) => own,
+            None => (self.past)(runner.clone()).await.as_ref() == Some(node),
+        }
     }
 
     fn session(&self, node: &NodeName) -> Option<u64> {
@@ -248,12 +318,33 @@ impl Nodes {
             })),
         };
         let logs = self.logs.clone();
-        let rest = stream::unfold((outbox, logs), |(outbox, logs)| async move {
-            let next = outbox.next().await?;
-            let message = message(&logs, next);
-            Some((Ok(message), (outbox, logs)))
+        let rest = stream::unfold(Some((outbox, logs)), |open| async move {
+            let (outbox, logs) = open?;
+            match outbox.next().await {
+                Ok(next) => Some((Ok(message(&logs, next)), Some((outbox, logs)))),
+                Err(closed) => Some((Err(why_closed(closed)?), None)),
+            }
         });
         stream::once(async { Ok(welcome) }).chain(rest).boxed()
+    }
+}
+
+/// What an agent is told whose stream ends for a reason of its own.
+fn why_closed(closed: Closed) -> Option<Status> {
+    match closed {
+        Closed::Stream => None,
+        Closed::Replaced => Some(errors::status(
+            Code::Aborted,
+            "replaced",
+            "a newer stream of this node took this one's place",
+            "stop the other agent if there are two",
+        )),
+        Closed::Removed => Some(errors::status(
+            Code::Unauthenticated,
+            "node_removed",
+            "this node was removed from the fleet",
+            "join again with the token of `longshore node join-token`",
+        )),
     }
 }
 

@@ -138,9 +138,9 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
-fn only_loopback_addresses_are_taken() {
+fn the_api_takes_loopback_addresses_only() {
     for address in ["0.0.0.0:9000", "[::]:9000", "192.0.2.1:9000"] {
-        for flag in ["--api-listen", "--node-listen", "--webhook-listen"] {
+        for flag in ["--api-listen"] {
             let text = resolve(&[flag, address], None, &[], None)
                 .expect_err("refused")
                 .to_string();

@@ -98,6 +98,12 @@ pub trait Store: Send + Sync + 'static {
     /// A setting of the surfaces, such as the autoscaler's.
     fn setting(&self, key: &str) -> impl Future<Output = Result<Option<String>, Error>> + Send;
 
+    /// Everything of this kind, by key.
+    fn records(
+        &self,
+        kind: &str,
+    ) -> impl Future<Output = Result<Vec<(String, String)>, Error>> + Send;
+
     /// Audit entries that match, in the order asked for.
     fn audit(&self, query: AuditQuery)
     -> impl Future<Output = Result<Vec<AuditRow>, Error>> + Send;
@@ -155,6 +161,16 @@ pub struct Commit {
     /// Chained in this order behind those of earlier commits.
     pub audit: Vec<AuditEntry>,
     pub tokens: Vec<TokenChange>,
+    pub records: Vec<RecordChange>,
+}
+
+/// A record to write or delete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordChange {
+    pub kind: &'static str,
+    pub key: String,
+    /// JSON; `None` deletes.
+    pub value: Option<String>,
 }
 
 /// Answer of [`Store::raise_epoch`].

@@ -54,6 +54,7 @@ struct Content {
     jobs: BTreeMap<JobId, JobRow>,
     runners: BTreeMap<RunnerName, RunnerRow>,
     settings: BTreeMap<String, String>,
+    records: BTreeMap<(String, String), String>,
     audit: BTreeMap<u64, AuditRow>,
     /// `None`: nothing was pruned, or written.
     audit_pruned: Option<(u64, chain::Hash)>,
@@ -237,6 +238,13 @@ impl Store for Memory {
             match value {
                 Some(value) => content.settings.insert(key, value),
                 None => content.settings.remove(&key),
+            };
+        }
+        for change in commit.records {
+            let key = (change.kind.to_owned(), change.key);
+            match change.value {
+                Some(value) => content.records.insert(key, value),
+                None => content.records.remove(&key),
             };
         }
         for entry in commit.audit {
@@ -431,6 +439,15 @@ impl Store for Memory {
 
     async fn setting(&self, key: &str) -> Result<Option<String>, Error> {
         Ok(lock(&self.content).settings.get(key).cloned())
+    }
+
+    async fn records(&self, kind: &str) -> Result<Vec<(String, String)>, Error> {
+        Ok(lock(&self.content)
+            .records
+            .range((kind.to_owned(), String::new())..)
+            .take_while(|((of, _), _)| of == kind)
+            .map(|((_, key), value)| (key.clone(), value.clone()))
+            .collect())
     }
 
     async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {

@@ -348,6 +348,10 @@ impl Store for Sqlite {
         read::setting(&self.shared, key).await
     }
 
+    async fn records(&self, kind: &str) -> Result<Vec<(String, String)>, Error> {
+        read::records(&self.shared, kind).await
+    }
+
     async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {
         audit::read(&self.shared, query).await
     }

@@ -84,7 +84,7 @@ async fn a_restart_raises_the_epoch() {
 async fn a_node_without_a_proper_hello_is_refused() {
     let scheduler = World::new().start().await;
     for name in ["", "Upper", "../x"] {
-        let refused = Node::attach_with(&scheduler, name, None).await;
+        let refused = Node::attach_as(scheduler.nodes("n1").await, name, None).await;
         assert_eq!(
             refused.map(|_| ()).expect_err("refused").code(),
             tonic::Code::InvalidArgument,
@@ -134,9 +134,9 @@ async fn a_refused_registration_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn no_listener_opens_on_anything_but_loopback() {
+async fn a_local_listener_opens_on_nothing_but_loopback() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
-        let refused = Listener::bind("x", "x", address.parse().expect("an address")).await;
+        let refused = Listener::local("x", "x", address.parse().expect("an address")).await;
         assert!(
             matches!(refused, Err(ListenError::NotLoopback { .. })),
             "{address}"

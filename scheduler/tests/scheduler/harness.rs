@@ -7,9 +7,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use longshore_proto::v1::{
-    fleet_service_client::FleetServiceClient, node_service_client::NodeServiceClient,
-};
+use longshore_proto::v1::fleet_service_client::FleetServiceClient;
 use longshore_scheduler::{
     app::{self, Listeners, Running, Wiring},
     config::{Arguments, Config, Sources, WatchSettings},
@@ -20,7 +18,10 @@ use longshore_scheduler::{
 use scheduler_store::Memory;
 use tonic::transport::Channel;
 
-use super::fake_github::{FakeGitHub, SECRET};
+use super::{
+    fake_github::{FakeGitHub, SECRET},
+    joined::Joined,
+};
 
 /// Nothing here takes longer unless it is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,6 +32,7 @@ pub(crate) struct World {
     pub(crate) bounds: WebhookBounds,
     folder: tempfile::TempDir,
     flags: Vec<String>,
+    joined: Joined,
 }
 
 impl World {
@@ -41,6 +43,7 @@ impl World {
             bounds: WebhookBounds::default(),
             folder: tempfile::tempdir().expect("a folder"),
             flags: Vec::new(),
+            joined: Joined::default(),
         }
     }
 
@@ -99,21 +102,25 @@ impl World {
         })
         .await
         .expect("starts");
-        Scheduler { running }
+        Scheduler {
+            running,
+            authority: std::fs::read_to_string(self.folder.path().join("ca.pem"))
+                .expect("the authority"),
+            joined: self.joined.clone(),
+        }
     }
 }
 
 pub(crate) struct Scheduler {
     pub(crate) running: Running,
+    /// PEM.
+    pub(crate) authority: String,
+    pub(crate) joined: Joined,
 }
 
 impl Scheduler {
     pub(crate) async fn fleet(&self) -> FleetServiceClient<Channel> {
         FleetServiceClient::new(channel(self.running.addresses.api).await)
-    }
-
-    pub(crate) async fn nodes(&self) -> NodeServiceClient<Channel> {
-        NodeServiceClient::new(channel(self.running.addresses.nodes).await)
     }
 
     pub(crate) fn webhooks(&self) -> SocketAddr {
@@ -151,7 +158,7 @@ impl Scheduler {
     }
 }
 
-async fn channel(address: SocketAddr) -> Channel {
+pub(crate) async fn channel(address: SocketAddr) -> Channel {
     Channel::from_shared(format!("http://{address}"))
         .expect("a URL")
         .connect()

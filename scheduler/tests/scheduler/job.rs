@@ -27,7 +27,7 @@ async fn status(scheduler: &Scheduler, name: &str, status: &str) {
 }
 
 async fn push(scheduler: &Scheduler, chunks: Vec<PushLogsRequest>) {
-    let mut nodes = scheduler.nodes().await;
+    let mut nodes = scheduler.nodes("n1").await;
     nodes
         .push_logs(tokio_stream::iter(chunks))
         .await

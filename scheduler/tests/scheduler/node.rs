@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use longshore_proto::v1::{
     self, AttachRequest, AttachResponse, Capability, Generation, Hello, NodeIntent, NodeReport,
-    ObservedRunner, Resources, Welcome, attach_request, attach_response, observed_runner::Phase,
-    runner_intent::Desired,
+    ObservedRunner, Resources, Welcome, attach_request, attach_response,
+    node_service_client::NodeServiceClient, observed_runner::Phase, runner_intent::Desired,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, transport::Channel};
 
 use super::harness::{PATIENCE, Scheduler};
 
@@ -63,6 +63,15 @@ impl Node {
         name: &str,
         highest: Option<Generation>,
     ) -> Result<Self, Status> {
+        Self::attach_as(scheduler.nodes(name).await, name, highest).await
+    }
+
+    /// Attaches under a name with whatever certificate the client has.
+    pub(crate) async fn attach_as(
+        mut client: NodeServiceClient<Channel>,
+        name: &str,
+        highest: Option<Generation>,
+    ) -> Result<Self, Status> {
         let (reports, outgoing) = mpsc::channel(64);
         let hello = Hello {
             node: name.to_owned(),
@@ -76,7 +85,6 @@ impl Node {
             .send(request(attach_request::Message::Hello(hello)))
             .await
             .expect("room");
-        let mut client = scheduler.nodes().await;
         let stream = client.attach(ReceiverStream::new(outgoing)).await?;
         let mut node = Self {
             reports,

@@ -19,7 +19,7 @@ pub const PLACES: &[Place] = &[
     place("agent-core", &[]),
     place("scheduler-store", &["scheduler-core", "longshore-proto"]),
     place("scheduler-github", &["scheduler-core"]),
-    place("scheduler-identity", &[]),
+    place("scheduler-identity", &["longshore-proto"]),
     place("scheduler-dashboard", &[]),
     place(
         "agent-docker",

@@ -26,13 +26,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         ..Setup::default()
     })
     .await?;
-    let mut node = Node::attach(
-        &fleet.scheduler.listen.nodes,
-        "bench-node",
-        64,
-        Life::UntilTold,
-    )
-    .await?;
+    let mut node = Node::attach(&fleet, "bench-node", 64, Life::UntilTold).await?;
     let sender = Sender::new(fleet.scheduler.webhook_url(), SECRET.as_bytes());
     let mut samples = Vec::with_capacity(SAMPLES);
     let mut intents = Vec::with_capacity(SAMPLES);

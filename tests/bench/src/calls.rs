@@ -164,8 +164,7 @@ async fn hooked(names: &[String], room: u32, life: Duration) -> Result<(Fleet, N
 }
 
 async fn attach(fleet: &Fleet, room: u32, life: Duration) -> Result<Node> {
-    let nodes = &fleet.scheduler.listen.nodes;
-    Node::attach(nodes, "bench-node", room, Life::For(life)).await
+    Node::attach(fleet, "bench-node", room, Life::For(life)).await
 }
 
 /// A job that its runner takes at once and that lasts so long.

@@ -25,7 +25,8 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
         let settings = AgentSettings {
             node: format!("idle-{i}"),
             state: fleet.folder.path().join(format!("agent-{i}")),
-            scheduler: format!("http://{}", fleet.scheduler.listen.nodes),
+            scheduler: fleet.scheduler.nodes_url(),
+            api: Some(fleet.scheduler.api_url()),
             slots_cidr: Some(format!("10.23{}.0.0/20", i)),
             ..AgentSettings::default()
         };

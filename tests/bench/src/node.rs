@@ -6,6 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use longshore_agent::{
+    clock::Clock,
+    dial::{Dial, addresses},
+    identity::Identity,
+};
+use longshore_e2e::fleet::join_token;
 use longshore_proto::v1::{
     self, AttachRequest, AttachResponse, Capability, Engine, Generation, Hello, NodeReport,
     ObservedRunner, Registration, Resources, RunnerExit, RunnerIntent, attach_request,
@@ -14,7 +20,10 @@ use longshore_proto::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::fleet::Fleet;
 
 /// A runner is wanted and its registration is here: what a real node needs to start it.
 #[derive(Clone, Debug)]
@@ -57,13 +66,13 @@ pub(crate) struct Node {
 
 impl Node {
     /// Attaches as `name` with room for `runners` runners of the default size.
-    pub(crate) async fn attach(nodes: &str, name: &str, runners: u32, life: Life) -> Result<Self> {
-        let channel = Endpoint::from_shared(format!("http://{nodes}"))?
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .context("connect to the node listener")?;
-        let mut client = NodeServiceClient::new(channel);
+    pub(crate) async fn attach(
+        fleet: &Fleet,
+        name: &str,
+        runners: u32,
+        life: Life,
+    ) -> Result<Self> {
+        let mut client = NodeServiceClient::new(joined(fleet, name).await?);
         let (up, requests) = mpsc::channel::<AttachRequest>(64);
         up.send(hello(name, runners)).await?;
         let down = client
@@ -94,6 +103,19 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A connection of a host that joined under this name.
+async fn joined(fleet: &Fleet, name: &str) -> Result<Channel> {
+    let (api, nodes) = (fleet.scheduler.api_url(), fleet.scheduler.nodes_url());
+    let token = join_token(&fleet.binaries, &api, name).await?;
+    let addresses = addresses(&nodes).map_err(anyhow::Error::msg)?;
+    let identity = Identity::new(&fleet.folder.path().join(name), name);
+    let (clock, stop) = (Clock::system(), CancellationToken::new());
+    identity
+        .join(&addresses, &token.parse()?, &clock, &stop)
+        .await?;
+    Dial::new(addresses, identity).connect().await
 }
 
 fn hello(name: &str, runners: u32) -> AttachRequest {

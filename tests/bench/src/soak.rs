@@ -166,7 +166,8 @@ impl Soak {
         let settings = AgentSettings {
             node: identity.node.clone(),
             state: fleet.folder.path().join("agent"),
-            scheduler: format!("http://{}", fleet.scheduler.listen.nodes),
+            scheduler: fleet.scheduler.nodes_url(),
+            api: Some(fleet.scheduler.api_url()),
             engine_socket: Some(SOCKET.into()),
             slots_cidr: Some(identity.slots_cidr.clone()),
             max_runners: Some(SLOTS),

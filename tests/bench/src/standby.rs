@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use agent_core::{
@@ -33,8 +33,9 @@ use bollard::{
 use futures_util::StreamExt;
 use longshore_e2e::{
     binaries::Binaries,
-    fleet::{Agent, AgentSettings, STOP_WITHIN},
+    fleet::{Agent, AgentSettings, STOP_WITHIN, secret_file},
 };
+use longshore_proto::join_token::JoinToken;
 use longshore_proto::v1::{
     self,
     attach_request::Message as Up,
@@ -43,8 +44,15 @@ use longshore_proto::v1::{
     observed_runner::Phase,
     runner_intent::Desired,
 };
+use longshore_scheduler::{
+    clock::utc,
+    serve::{Bounds, Listener},
+    tls::Own,
+};
+use scheduler_identity::authority::Authority;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request as Call, Response, Status, Streaming};
 
 use crate::{
@@ -108,11 +116,37 @@ type Stream = mpsc::Sender<Result<v1::AttachResponse, Status>>;
 struct Scheduler {
     seen: watch::Sender<Seen>,
     down: Arc<Mutex<Option<Stream>>>,
+    authority: Arc<Authority>,
 }
 
 #[tonic::async_trait]
 impl NodeService for Scheduler {
     type AttachStream = ReceiverStream<Result<v1::AttachResponse, Status>>;
+
+    async fn enroll(
+        &self,
+        request: Call<v1::EnrollRequest>,
+    ) -> Result<Response<v1::EnrollResponse>, Status> {
+        let asked = request.into_inner();
+        let day = Duration::from_secs(24 * 3_600);
+        let issued = self
+            .authority
+            .admit(&asked.csr_pem, &asked.node, utc(), day)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Response::new(v1::EnrollResponse {
+            certificate_pem: issued.pem,
+            authority_pem: self.authority.certificate_pem().to_owned(),
+            not_after: Some((UNIX_EPOCH + Duration::from_millis(issued.not_after)).into()),
+            scheduler_time: Some(SystemTime::now().into()),
+        }))
+    }
+
+    async fn renew(
+        &self,
+        _: Call<v1::RenewRequest>,
+    ) -> Result<Response<v1::RenewResponse>, Status> {
+        Err(Status::unimplemented("no bench lives that long"))
+    }
 
     async fn attach(
         &self,
@@ -154,6 +188,23 @@ impl NodeService for Scheduler {
     }
 }
 
+/// As the scheduler's own.
+const BOUNDS: Bounds = Bounds {
+    connections: 16,
+    header_timeout: Duration::from_secs(10),
+    streams: 64,
+    keepalive: Duration::from_secs(10),
+};
+
+fn join_token(authority: &Authority) -> String {
+    let token = JoinToken {
+        id: "0".repeat(16),
+        secret: "0".repeat(64),
+        authority: authority.fingerprint(),
+    };
+    token.text()
+}
+
 struct Bench {
     folder: tempfile::TempDir,
     binaries: Binaries,
@@ -172,25 +223,32 @@ impl Bench {
         let image = image()?;
         let binaries = Binaries::find()?;
         let folder = tempfile::tempdir()?;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
+        let authority = Arc::new(Authority::create("bench", utc())?);
+        let own = Own::new(Arc::clone(&authority), Vec::new())?;
+        let any = "127.0.0.1:0".parse()?;
+        let listener = Listener::bind("agents", "", any)
+            .await?
+            .with_tls(own.with_client_certificates()?);
+        let address = listener.address;
+        let token = folder.path().join("join-token");
+        secret_file(&token, &join_token(&authority))?;
         let (seen, watcher) = watch::channel(Seen::default());
         let down = Arc::new(Mutex::new(None));
         let service = NodeServiceServer::new(Scheduler {
             seen,
             down: down.clone(),
+            authority,
         });
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .tcp_nodelay(true)
-                .add_service(service)
-                .serve_with_incoming(TcpListenerStream::new(listener)),
-        );
+        let router = tonic::service::Routes::new(service).prepare();
+        let (router, stop) = (router.into_axum_router(), CancellationToken::new());
+        tokio::spawn(listener.serve(router, BOUNDS, stop, Duration::ZERO));
         let mut more: Vec<String> = [
             "--pull",
             "false",
             "--premade-slots",
             "8",
+            "--join-token-file",
+            &token.display().to_string(),
             "--standby-enabled",
         ]
         .map(String::from)
@@ -202,7 +260,7 @@ impl Bench {
         let settings = AgentSettings {
             node: "bench-standby".into(),
             state: folder.path().join("agent"),
-            scheduler: format!("http://{address}"),
+            scheduler: format!("https://{address}"),
             slots_cidr: Some("10.228.0.0/20".into()),
             more,
             ..AgentSettings::default()

@@ -226,6 +226,11 @@ impl Scheduler {
         format!("http://{}", self.listen.api)
     }
 
+    /// Where agents attach.
+    pub fn nodes_url(&self) -> String {
+        format!("https://{}", self.listen.nodes)
+    }
+
     /// Where GitHub sends webhooks.
     pub fn webhook_url(&self) -> String {
         format!("http://{}/webhooks/github", self.listen.webhooks)
@@ -239,8 +244,10 @@ pub struct AgentSettings {
     pub node: String,
     /// Folder of its state.
     pub state: PathBuf,
-    /// `http://127.0.0.1:port` of the scheduler's node listener.
+    /// `https://127.0.0.1:port` of the scheduler's node listener.
     pub scheduler: String,
+    /// Base address of the API where a join token is asked for when the node has not joined yet.
+    pub api: Option<String>,
     /// Socket of the container engine.
     pub engine_socket: Option<PathBuf>,
     /// Address range of its slots.
@@ -275,7 +282,15 @@ impl Agent {
         folder: &Path,
         settings: &AgentSettings,
     ) -> Result<Self> {
-        let process = Self::launch(binaries, folder, settings)?.ready().await?;
+        let mut launch = Self::launch(binaries, folder, settings)?;
+        let joined = settings.state.join("identity/identity.json").exists();
+        if let (Some(api), false) = (&settings.api, joined) {
+            let file = settings.state.with_extension("join-token");
+            let token = join_token(binaries, api, &settings.node).await?;
+            secret_file(&file, &token)?;
+            launch = launch.flag("--join-token-file", file);
+        }
+        let process = launch.ready().await?;
         Ok(Self { process })
     }
 
@@ -361,6 +376,23 @@ pub async fn cli(binaries: &Binaries, api_url: &str, arguments: &[&str]) -> Resu
         .await
         .with_context(|| format!("longshore {} did not end", arguments.join(" ")))?
         .context("run longshore")
+}
+
+/// A token that lets a host join under this name.
+pub async fn join_token(binaries: &Binaries, api_url: &str, node: &str) -> Result<String> {
+    let made = cli(
+        binaries,
+        api_url,
+        &["node", "join-token", "--node", node, "-o", "name"],
+    )
+    .await?;
+    if !made.status.success() {
+        bail!(
+            "no join token for {node}: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+    }
+    Ok(String::from_utf8(made.stdout)?.trim().to_owned())
 }
 
 /// Writes a secret to a file only its owner can read.

@@ -201,6 +201,10 @@ impl Store for SimStore {
         self.memory.setting(key).await
     }
 
+    async fn records(&self, kind: &str) -> Result<Vec<(String, String)>, Error> {
+        self.memory.records(kind).await
+    }
+
     async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditRow>, Error> {
         self.memory.audit(query).await
     }

@@ -21,8 +21,35 @@ pub(crate) enum Node {
     Uncordon(Name),
     /// Cordon a node and let it run empty
     Drain(Drain),
-    /// Forget a node; its runners are retired
+    /// Forget a node; its runners are retired and its certificates count no more
     Remove(Name),
+    /// Make a token that lets one host join the fleet, once
+    #[command(after_help = JOINING)]
+    JoinToken(JoinToken),
+}
+
+const JOINING: &str = "\
+Prints the token alone, so that it can be carried without a file:
+
+  longshore node join-token | ssh HOST longshore-agent join \\
+      --scheduler https://SCHEDULER:9001 --join-token-file -
+
+It names the scheduler's authority: the host trusts this scheduler and no other.";
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinToken {
+    /// The only name it admits; needed to admit a host again under the name of a node
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// How long it is valid: 1m to 24h
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h")]
+    pub(crate) ttl: Duration,
+    /// Show the tokens that were made instead
+    #[arg(long, conflicts_with_all = ["node", "revoke"])]
+    pub(crate) list: bool,
+    /// Take a token back instead
+    #[arg(long, value_name = "ID", conflicts_with = "node")]
+    pub(crate) revoke: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use longshore_proto::v1;
 
 use super::{builder, client, pages, request_id, required};
 use crate::args::Global;
-use crate::args::node::{Check, Node};
+use crate::args::node::{Check, JoinToken, Node};
 use crate::exit::Failure;
 use crate::output::Out;
 use crate::shapes;
@@ -21,6 +21,7 @@ pub(super) async fn run(global: &Global, command: Node) -> Result<(), Failure> {
         Node::List => return list(&client, &mut out).await,
         Node::Check(args) => return check(global, &mut out, args).await,
         Node::Remove(args) => return remove(&client, &mut out, args.name).await,
+        Node::JoinToken(args) => return join_token(&client, &mut out, args).await,
         Node::Describe(args) => {
             let request = v1::GetNodeRequest { name: args.name };
             client.get_node(request).await?.node
@@ -89,6 +90,35 @@ async fn check(global: &Global, out: &mut Out, args: Check) -> Result<(), Failur
             "cordon it, and see docs/security.md for what sets these",
         )),
     }
+}
+
+async fn join_token(client: &Client, out: &mut Out, args: JoinToken) -> Result<(), Failure> {
+    use shapes::join_token::{Fresh, JoinToken};
+    let now = jiff::Timestamp::now();
+    if args.list {
+        let told = client
+            .list_join_tokens(v1::ListJoinTokensRequest {})
+            .await?;
+        let tokens = told.tokens.into_iter();
+        let tokens: Vec<_> = tokens.map(|token| JoinToken::new(token, now)).collect();
+        return out.list(&tokens);
+    }
+    if let Some(id) = args.revoke {
+        let request_id = request_id();
+        let request = v1::RevokeJoinTokenRequest { request_id, id };
+        let token = client.revoke_join_token(request).await?.token;
+        return out.object(&JoinToken::new(required(token, "token")?, now));
+    }
+    let request = v1::CreateJoinTokenRequest {
+        request_id: request_id(),
+        node: args.node.unwrap_or_default(),
+        ttl: Some(proto_duration(args.ttl)),
+    };
+    let made = client.create_join_token(request).await?;
+    out.secret(&Fresh {
+        kept: JoinToken::new(required(made.token, "token")?, now),
+        token: made.secret,
+    })
 }
 
 async fn remove(client: &Client, out: &mut Out, name: String) -> Result<(), Failure> {

@@ -73,11 +73,22 @@ impl Plan {
         args.0
     }
 
+    /// Folder of the agent's state.
+    pub(super) fn agent_state(&self) -> PathBuf {
+        self.state.join("agent")
+    }
+
+    /// The agent's name, when one was given.
+    pub(super) fn node(&self) -> Option<&str> {
+        self.local.node.as_deref()
+    }
+
     /// Flags of longshore-agent; `nodes` is where the scheduler listens.
-    pub(super) fn agent_args(&self, nodes: &str) -> Vec<OsString> {
+    pub(super) fn agent_args(&self, nodes: &str, join_token: Option<&Path>) -> Vec<OsString> {
         let mut args = Args::default();
-        args.flag("--state-dir", self.state.join("agent"));
-        args.flag("--scheduler", format!("http://{nodes}"));
+        args.flag("--state-dir", self.agent_state());
+        args.flag("--scheduler", format!("https://{nodes}"));
+        args.optional("--join-token-file", join_token);
         args.optional("--config", self.local.agent_config.as_ref());
         self.engine_args(&mut args);
         args.0

@@ -1,12 +1,15 @@
 //! Both processes from start to stop.
 
+use std::path::Path;
 use std::time::Duration;
 
+use longshore_client::Builder;
 use serde_json::Value;
 
 use crate::exit::{self, Failure};
 use crate::shapes::outcome::Places;
 
+use super::joining::JoinFile;
 use super::log::Log;
 use super::plan::Plan;
 use super::ports;
@@ -103,12 +106,13 @@ async fn start(plan: &Plan) -> Result<(Running, Places), Failure> {
         log: log_path.display().to_string(),
         pid: std::process::id(),
     };
-    let agent = Sibling::start(
-        "longshore-agent",
-        plan.agent_args(&places.nodes),
-        &log,
-        AGENT_READY,
-    );
+    let agent = async {
+        let client = Builder::new(format!("http://{}", places.api)).build()?;
+        let ca = ready["ca"].as_str().map(Path::new);
+        let token = JoinFile::for_agent(plan, &client, ca).await?;
+        let args = plan.agent_args(&places.nodes, token.as_ref().map(JoinFile::path));
+        Sibling::start("longshore-agent", args, &log, AGENT_READY).await
+    };
     match agent.await {
         Ok((agent, _)) => Ok((Running { scheduler, agent }, places)),
         Err(failure) => {

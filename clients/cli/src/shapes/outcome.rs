@@ -107,7 +107,7 @@ pub(crate) struct Places {
 impl Described for Places {
     fn describe(&self, page: &mut Page, _now: Timestamp) {
         page.line("API", format!("http://{}", self.api));
-        page.line("Nodes", format!("http://{}", self.nodes));
+        page.line("Nodes", format!("https://{}", self.nodes));
         page.line(
             "Webhooks",
             format!("http://{}/webhooks/github", self.webhooks),

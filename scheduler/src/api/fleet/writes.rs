@@ -176,11 +176,17 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         &self,
         asked: &v1::RemoveNodeRequest,
     ) -> Result<v1::RemoveNodeResponse, Status> {
+        self.node(&asked.name)?;
+        let node = NodeName::new(&asked.name);
+        // First: from now on the node opens nothing, whatever becomes of the rest.
+        let revoked = self.parts.admissions.remove(&asked.name, self.now().utc);
+        revoked.await.map_err(|_| errors::stopping())?;
         self.on_node("RemoveNode", &asked.name, &asked.request_id, |node| {
             Command::RemoveNode { node }
         })
         .await?;
-        self.parts.vitals.forget(&NodeName::new(&asked.name));
+        self.parts.links.end(&node);
+        self.parts.vitals.forget(&node);
         Ok(v1::RemoveNodeResponse {})
     }
 

@@ -66,6 +66,7 @@ pub(super) async fn commit(shared: &Shared, commit: Commit) -> Result<u64, Error
                 merged.map_err(failed)?;
             }
             settings(db, &commit).await.map_err(failed)?;
+            records(db, &commit).await.map_err(failed)?;
             audit::append(shared, db, &commit.audit).await?;
             tokens::change(db, &commit.tokens).await.map_err(failed)?;
             Ok(sequence)
@@ -195,6 +196,25 @@ async fn settings(db: &mut SqliteConnection, commit: &Commit) -> Result<(), sqlx
         };
         let mut query = sqlx::query(sql).bind(key);
         if let Some(value) = value {
+            query = query.bind(value);
+        }
+        query.execute(&mut *db).await?;
+    }
+    Ok(())
+}
+
+async fn records(db: &mut SqliteConnection, commit: &Commit) -> Result<(), sqlx::Error> {
+    // A host joins, a certificate is renewed: few, one statement each.
+    for change in &commit.records {
+        let sql = match change.value {
+            Some(_) => {
+                "INSERT INTO records (kind, key, value) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (kind, key) DO UPDATE SET value = excluded.value"
+            }
+            None => "DELETE FROM records WHERE kind = ?1 AND key = ?2",
+        };
+        let mut query = sqlx::query(sql).bind(change.kind).bind(&change.key);
+        if let Some(value) = &change.value {
             query = query.bind(value);
         }
         query.execute(&mut *db).await?;

@@ -129,6 +129,14 @@ pub(super) async fn setting(shared: &Shared, key: &str) -> Result<Option<String>
         .map_err(|e| shared.failed("read a setting", e))
 }
 
+pub(super) async fn records(shared: &Shared, kind: &str) -> Result<Vec<(String, String)>, Error> {
+    sqlx::query_as("SELECT key, value FROM records WHERE kind = ?1 ORDER BY key")
+        .bind(kind)
+        .fetch_all(&shared.readers)
+        .await
+        .map_err(|e| shared.failed("read records", e))
+}
+
 pub(super) async fn fetch<T>(
     shared: &Shared,
     action: &'static str,

@@ -8,8 +8,8 @@ use scheduler_core::{
     model::{Conclusion, JobId, JobPhase, RunnerName},
 };
 use scheduler_store::{
-    AuditEntry, AuditQuery, AuditRow, Commit, Error, JobQuery, Memory, Options, RunnerQuery,
-    RunnerStage, Sqlite, Store, TokenChange, TokenRow, chain::Verifier,
+    AuditEntry, AuditQuery, AuditRow, Commit, Error, JobQuery, Memory, Options, RecordChange,
+    RunnerQuery, RunnerStage, Sqlite, Store, TokenChange, TokenRow, chain::Verifier,
 };
 
 use super::samples::{every_fact, exit, job, placed};
@@ -66,6 +66,7 @@ suite!(
     runners_are_found_by_prefix,
     runs_are_counted_per_repository,
     settings_are_written_with_a_commit,
+    records_are_written_with_a_commit_and_read_by_kind,
     the_audit_log_is_read_newest_first,
     the_audit_log_is_filtered_and_read_from_its_start,
     the_audit_chain_holds_through_commits_and_retention,
@@ -693,6 +694,32 @@ async fn settings_are_written_with_a_commit(store: &impl Store) {
         let read = store.setting("autoscaler").await.expect("setting");
         assert_eq!(read.as_deref(), value);
     }
+}
+
+async fn records_are_written_with_a_commit_and_read_by_kind(store: &impl Store) {
+    let set = |kind: &'static str, key: &str, value: Option<&str>| RecordChange {
+        kind,
+        key: key.to_owned(),
+        value: value.map(str::to_owned),
+    };
+    let commit = async |records: Vec<RecordChange>| {
+        let commit = Commit {
+            records,
+            ..commit_of(0, Vec::new())
+        };
+        store.commit(commit).await.expect("commit")
+    };
+    commit(vec![
+        set("token", "b", Some("1")),
+        set("token", "a", Some("2")),
+        set("tokens", "c", Some("3")),
+    ])
+    .await;
+    commit(vec![set("token", "b", Some("4")), set("tokens", "c", None)]).await;
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let read = store.records("token").await.expect("records");
+    assert_eq!(read, [pair("a", "2"), pair("b", "4")]);
+    assert!(store.records("tokens").await.expect("records").is_empty());
 }
 
 fn entry(subject: &str, at: u64) -> AuditEntry {

@@ -88,7 +88,8 @@ impl Parts {
         let settings = AgentSettings {
             node: identity.node.clone(),
             state: folder.state().join("agent"),
-            scheduler: format!("http://{}", scheduler.listen.nodes),
+            scheduler: scheduler.nodes_url(),
+            api: Some(scheduler.api_url()),
             engine_socket: Some(wishes.engine_socket.clone()),
             slots_cidr: Some(identity.slots_cidr.clone()),
             env: vec![(RUN_VARIABLE.to_owned(), identity.run.clone())],

@@ -61,7 +61,8 @@ impl Node {
         let settings = AgentSettings {
             node: id.node.clone(),
             state: folder.join(format!("agent-{}", id.run)),
-            scheduler: format!("http://{}", scheduler.listen.nodes),
+            scheduler: scheduler.nodes_url(),
+            api: Some(scheduler.api_url()),
             engine_socket: Some(socket),
             slots_cidr: Some(id.slots_cidr.clone()),
             max_runners: plan.max_runners,
