@@ -140,13 +140,11 @@ fn all_mistakes_are_told_at_once() {
 #[test]
 fn the_api_takes_loopback_addresses_only() {
     for address in ["0.0.0.0:9000", "[::]:9000", "192.0.2.1:9000"] {
-        for flag in ["--api-listen"] {
-            let text = resolve(&[flag, address], None, &[], None)
-                .expect_err("refused")
-                .to_string();
-            assert!(text.contains("is not a loopback address"), "{text}");
-            assert!(text.contains("use 127.0.0.1:9000"), "{text}");
-        }
+        let text = resolve(&["--api-listen", address], None, &[], None)
+            .expect_err("refused")
+            .to_string();
+        assert!(text.contains("is not a loopback address"), "{text}");
+        assert!(text.contains("use 127.0.0.1:9000"), "{text}");
     }
     assert!(resolve(&["--api-listen", "[::1]:0"], None, &[], None).is_ok());
 }

@@ -32,7 +32,7 @@ fn reason(status: &Status) -> String {
 
 async fn refusal(scheduler: &Scheduler, node: &str, token: &str) -> String {
     let refused = scheduler.enroll(node, token).await;
-    reason(&refused.err().expect("refused"))
+    reason(&refused.map(drop).expect_err("refused"))
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn a_removed_node_is_cut_off_and_joins_again_by_a_token_for_its_name() {
     let scheduler = world.start().await;
     let refused = Node::attach_with(&scheduler, "n1", None).await;
     assert_eq!(
-        reason(&refused.err().expect("refused")),
+        reason(&refused.map(drop).expect_err("refused")),
         "certificate_revoked"
     );
     scheduler.joined.lock().await.clear();

@@ -278,3 +278,30 @@ fn a_change_is_never_sent_twice_by_itself() {
     run(&fake.url, &["runner", "stop"]).failed(4, "shutting down", "try again");
     assert_eq!(fake.calls(), []);
 }
+
+#[test]
+fn a_join_token_is_alone_on_its_line_and_told_whole_to_programs() {
+    let fake = fixed();
+    let made = run(
+        &fake.url,
+        &["node", "join-token", "--node", "n2", "--ttl", "5m"],
+    );
+    assert_eq!(made.good(), "lsj_made\n");
+    let asked = v1::CreateJoinTokenRequest {
+        node: "n2".into(),
+        ttl: Some(prost_types::Duration {
+            seconds: 300,
+            nanos: 0,
+        }),
+        ..v1::CreateJoinTokenRequest::default()
+    };
+    assert_eq!(fake.calls(), [Call::JoinToken(asked)]);
+    let json = run(&fake.url, &["node", "join-token", "-o", "json"]).json();
+    assert_eq!(json["token"], "lsj_made");
+    assert_eq!(json["id"], "0011");
+    let list = run(&fake.url, &["node", "join-token", "--list", "-o", "json"]).json();
+    assert_eq!(list[1]["state"], "used");
+    assert_eq!(list[1]["used_by"], "n1");
+    let revoke = ["node", "join-token", "--revoke", "0011", "-o", "json"];
+    assert_eq!(run(&fake.url, &revoke).json()["state"], "revoked");
+}

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use longshore_proto::v1::admin_service_server::{AdminService, AdminServiceServer};
 use longshore_proto::v1::fleet_service_server::{FleetService, FleetServiceServer};
 use longshore_proto::v1::*;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -36,6 +37,7 @@ impl Fake {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 tell.send(listener.local_addr().unwrap()).unwrap();
                 let serve = tonic::transport::Server::builder()
+                    .add_service(AdminServiceServer::new(service.clone()))
                     .add_service(FleetServiceServer::new(service))
                     .serve_with_incoming(TcpListenerStream::new(listener));
                 tokio::select! {
@@ -83,6 +85,7 @@ fn not_found(kind: &str, name: impl std::fmt::Display) -> Status {
     )
 }
 
+#[derive(Clone)]
 struct Service(Arc<Mutex<World>>);
 
 impl Service {
@@ -405,5 +408,59 @@ impl FleetService for Service {
 
     async fn watch_fleet(&self, _: Request<WatchFleetRequest>) -> Reply<Self::WatchFleetStream> {
         Err(Status::unimplemented("no command watches"))
+    }
+}
+
+fn join_token(id: &str, node: &str) -> JoinToken {
+    JoinToken {
+        id: id.into(),
+        node: node.into(),
+        created_at: at(0),
+        expires_at: at(3_600),
+        created_by: "local".into(),
+        ..JoinToken::default()
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Service {
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Reply<CreateJoinTokenResponse> {
+        let mut world = self.enter("create_join_token")?;
+        let asked = request.into_inner();
+        let node = asked.node.clone();
+        world.calls.push(Call::JoinToken(CreateJoinTokenRequest {
+            request_id: String::new(),
+            ..asked
+        }));
+        reply(CreateJoinTokenResponse {
+            token: Some(join_token("0011", &node)),
+            secret: "lsj_made".into(),
+        })
+    }
+
+    async fn list_join_tokens(
+        &self,
+        _: Request<ListJoinTokensRequest>,
+    ) -> Reply<ListJoinTokensResponse> {
+        drop(self.enter("list_join_tokens")?);
+        let mut used = join_token("0012", "");
+        used.used_by = "n1".into();
+        used.used_at = at(60);
+        reply(ListJoinTokensResponse {
+            tokens: vec![join_token("0011", "n2"), used],
+        })
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<RevokeJoinTokenRequest>,
+    ) -> Reply<RevokeJoinTokenResponse> {
+        drop(self.enter("revoke_join_token")?);
+        let mut token = join_token(&request.into_inner().id, "");
+        token.revoked_at = at(90);
+        reply(RevokeJoinTokenResponse { token: Some(token) })
     }
 }

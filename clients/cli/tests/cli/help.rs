@@ -26,6 +26,7 @@ fn every_command_explains_itself() {
         "node uncordon",
         "node drain",
         "node remove",
+        "node join-token",
         "job",
         "job list",
         "job describe",

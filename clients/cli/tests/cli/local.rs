@@ -165,7 +165,7 @@ fn up_runs_both_until_ctrl_c_and_stops_the_agent_first() {
         scheduler
     );
     let agent = format!(
-        "--state-dir\n{state}/agent\n--scheduler\nhttp://127.0.0.1:4001\n--node\nn1\n--slots-cidr\n10.9.0.0/16\n"
+        "--state-dir\n{state}/agent\n--scheduler\nhttps://127.0.0.1:4001\n--join-token-file\n{state}/join-token\n--node\nn1\n--slots-cidr\n10.9.0.0/16\n"
     );
     assert_eq!(host.note("agent.args"), agent);
     // The CLI's own setting is no key of the scheduler's.
@@ -315,7 +315,7 @@ fn start_in_the_background_leaves_a_fleet_that_down_stops() {
             .contains("--owner\nacme\n--interval\n30\n")
     );
     let calls = host.fake.calls();
-    let [Call::Start(start)] = calls.as_slice() else {
+    let [Call::JoinToken(_), Call::Start(start)] = calls.as_slice() else {
         panic!("{calls:?}");
     };
     assert_eq!(start.settings.as_ref().unwrap().owners, ["acme"]);
@@ -398,7 +398,10 @@ fn start_in_the_foreground_runs_until_it_is_told_to_stop() {
     let args = BACKGROUND.replace("--background ", "") + " -o jsonl";
     let (mut child, places) = up(&host, &args);
     assert_eq!(places["pid"], child.id());
-    assert!(matches!(host.fake.calls().as_slice(), [Call::Start(_)]));
+    assert!(matches!(
+        host.fake.calls().as_slice(),
+        [Call::JoinToken(_), Call::Start(_)]
+    ));
     kill_process(pid(child.id() as i32), Signal::TERM).unwrap();
     assert_eq!(wait(&mut child).code(), Some(0));
     assert_eq!(host.note("ended"), "agent\nscheduler\n");

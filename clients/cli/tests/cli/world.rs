@@ -39,6 +39,7 @@ pub(crate) enum Call {
     Drain(v1::DrainNodeRequest),
     SetPool(Box<v1::SetPoolRequest>),
     SetShare(v1::SetShareRequest),
+    JoinToken(v1::CreateJoinTokenRequest),
 }
 
 /// A fixed time for JSON.

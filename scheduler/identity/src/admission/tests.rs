@@ -1,3 +1,5 @@
+//! Who is let in by which token and certificate.
+
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3_600);

@@ -1,3 +1,5 @@
+//! What the authority signs, seen by the verifiers that servers and clients use.
+
 use std::sync::Arc;
 
 use rustls::{
