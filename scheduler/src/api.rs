@@ -10,3 +10,4 @@ pub mod node;
 pub mod page;
 pub mod report;
 pub mod vitals;
+pub mod watchers;

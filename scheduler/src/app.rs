@@ -46,7 +46,8 @@ use crate::{
     logs::Logs,
     metrics::{CredentialLabel, Metrics},
     ports::{Demand, GitHub, KnownJob, OpenJobs, Source, Store},
-    serve::{Bounds, ListenError, Listener},
+    quota,
+    serve::{Bounds, ListenError, Listener, descriptors, requests::Whole},
     telemetry::trace,
     tls::{self, Own, TlsError},
     view::{self, View},
@@ -61,22 +62,49 @@ const SWEEPS: usize = 64;
 /// Time open requests get to end.
 const DRAIN: Duration = Duration::from_secs(3);
 
+/// Connections of each listener, where so many files may be open.
+const CONNECTIONS: usize = 8_192;
+/// Bytes of one message to the API: the largest are pools.
+const API_REQUEST: usize = 256 * 1024;
+/// Bytes of one answer of the API.
+const API_ANSWER: usize = 16 << 20;
+/// Bytes of one message of a node, and to it.
+const NODE_MESSAGE: usize = 4 << 20;
+
 const API: Bounds = Bounds {
-    connections: 4_096,
+    connections: CONNECTIONS,
     header_timeout: Duration::from_secs(10),
-    streams: 1_024,
+    first: Duration::from_secs(15),
+    idle: Duration::from_secs(300),
+    streams: 256,
+    requests: 8_192,
+    // Every call's request is one message.
+    body: Some(Whole {
+        within: Duration::from_secs(15),
+        bytes: 1 << 20,
+    }),
     keepalive: Duration::from_secs(20),
 };
 const NODES: Bounds = Bounds {
-    connections: 4_096,
+    connections: CONNECTIONS,
     header_timeout: Duration::from_secs(10),
+    first: Duration::from_secs(15),
+    idle: Duration::from_secs(120),
     streams: 64,
+    requests: 16_384,
+    // Streams: the service bounds their messages and their silence.
+    body: None,
     keepalive: Duration::from_secs(10),
 };
 const WEBHOOKS: Bounds = Bounds {
-    connections: 1_024,
+    connections: CONNECTIONS,
     header_timeout: Duration::from_secs(5),
+    first: Duration::from_secs(10),
+    idle: Duration::from_secs(75),
     streams: 128,
+    // Above the listener's own bound, whose answer is counted and told to the sweep.
+    requests: 4_096,
+    body: None,
     keepalive: Duration::from_secs(20),
 };
 
@@ -263,6 +291,7 @@ where
     let render = render(view.clone(), metrics.clone(), github.clone());
     let (api, api_health) =
         api_router(fleets, admins, health::router(stages.clone(), render)).await?;
+    let api = quota::bounded(api, config.listen.api_rate);
     let (node_api, node_health) = node_router(nodes).await;
 
     let mut servers = JoinSet::new();
@@ -270,11 +299,20 @@ where
     servers.spawn(end_told(api_health, api_services, stages.clone()));
     servers.spawn(end_told(node_health, &[NODE_SERVICE], stages));
     let stop = || serving.clone();
-    servers.spawn(listeners.api.serve(api, API, stop(), DRAIN));
+    let room = descriptors::share(descriptors::raise(), 3, CONNECTIONS);
+    let bounds = |bounds: Bounds| Bounds {
+        connections: room,
+        ..bounds
+    };
+    servers.spawn(listeners.api.serve(api, bounds(API), stop(), DRAIN));
     let nodes = listeners.nodes.with_tls(own.with_client_certificates()?);
-    servers.spawn(nodes.serve(node_api, NODES, stop(), DRAIN));
+    servers.spawn(nodes.serve(node_api, bounds(NODES), stop(), DRAIN));
     servers.spawn(own.renew(stop()));
-    servers.spawn(listeners.webhooks.serve(webhooks, WEBHOOKS, stop(), DRAIN));
+    servers.spawn(
+        listeners
+            .webhooks
+            .serve(webhooks, bounds(WEBHOOKS), stop(), DRAIN),
+    );
     servers.spawn(housekeeping::run(
         store,
         view.clone(),
@@ -402,10 +440,16 @@ async fn api_router<S: Store, D: Demand>(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| StartError::Reflection(error.to_string()))?;
+    let admin_service = AdminServiceServer::new(admins)
+        .max_decoding_message_size(API_REQUEST)
+        .max_encoding_message_size(API_ANSWER);
+    let fleet_service = FleetServiceServer::new(fleets)
+        .max_decoding_message_size(API_REQUEST)
+        .max_encoding_message_size(API_ANSWER);
     // grpc-web wraps each service: around the router it would answer plain GETs.
     let routes = Routes::from(health_routes)
-        .add_service(GrpcWebLayer::new().layer(FleetServiceServer::new(fleets)))
-        .add_service(GrpcWebLayer::new().layer(AdminServiceServer::new(admins)))
+        .add_service(GrpcWebLayer::new().layer(fleet_service))
+        .add_service(GrpcWebLayer::new().layer(admin_service))
         .add_service(GrpcWebLayer::new().layer(grpc_health))
         .add_service(reflection);
     Ok((routes.prepare().into_axum_router(), reporter))
@@ -416,7 +460,10 @@ async fn node_router(nodes: Nodes) -> (Router, HealthReporter) {
     reporter
         .set_service_status(NODE_SERVICE, ServingStatus::Serving)
         .await;
-    let routes = Routes::new(NodeServiceServer::new(nodes)).add_service(grpc_health);
+    let node_service = NodeServiceServer::new(nodes)
+        .max_decoding_message_size(NODE_MESSAGE)
+        .max_encoding_message_size(NODE_MESSAGE);
+    let routes = Routes::new(node_service).add_service(grpc_health);
     (routes.prepare().into_axum_router(), reporter)
 }
 

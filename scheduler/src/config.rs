@@ -116,6 +116,8 @@ pub struct Listen {
     pub webhooks: SocketAddr,
     /// Webhook requests accepted per second.
     pub webhook_rate: u32,
+    /// API requests of one caller accepted per second.
+    pub api_rate: u32,
     /// Further names and addresses of the scheduler's own certificate.
     pub names: Vec<String>,
 }
@@ -611,11 +613,13 @@ impl Reader<'_> {
         let nodes = self.parsed("listen.nodes", address);
         let webhooks = self.parsed("listen.webhooks", address);
         let webhook_rate = self.number("listen.webhook_rate");
+        let api_rate = self.number("listen.api_rate");
         Some(Listen {
             api: api?,
             nodes: nodes?,
             webhooks: webhooks?,
             webhook_rate: webhook_rate?,
+            api_rate: api_rate?,
             names: self.list("listen.names"),
         })
     }

@@ -27,6 +27,7 @@ pub mod links;
 pub mod logs;
 pub mod metrics;
 pub mod ports;
+pub mod quota;
 pub mod serve;
 pub mod systemd;
 pub mod telemetry;

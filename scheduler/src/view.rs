@@ -12,7 +12,7 @@ use scheduler_core::{
     Fleet,
     fact::Fact,
     input::ObservedPhase,
-    model::{JobId, JobPhase, NodeName, RunnerName},
+    model::{JobPhase, RunnerName},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -25,7 +25,8 @@ use crate::{
     metrics::{Metrics, ResultLabel, TraceLabel, seconds},
     ports::Store,
 };
-use ring::{Ring, Touched};
+use ring::Ring;
+pub use ring::Touched;
 
 /// Batches of facts that may wait for the view.
 pub const BEHIND: usize = 1_024;
@@ -59,10 +60,9 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
     Keys {
+        /// Everything up to here is among them.
         sequence: u64,
-        jobs: BTreeSet<JobId>,
-        runners: BTreeSet<RunnerName>,
-        nodes: BTreeSet<NodeName>,
+        touched: BTreeSet<Touched>,
     },
     /// Too old, or from another store: start from a snapshot.
     Lost,
@@ -128,33 +128,28 @@ impl View {
         let _ = head.wait_for(|head| *head >= sequence).await;
     }
 
-    /// Which entities changed after `since`.
-    pub fn changes(&self, since: u64) -> Changes {
+    /// Which entities changed after `since`: about `most` of them, the rest by asking again.
+    pub fn changes(&self, since: u64, most: usize) -> Changes {
         let state = self.read();
-        let mut jobs = BTreeSet::new();
-        let mut runners = BTreeSet::new();
-        let mut nodes = BTreeSet::new();
-        let Some(touched) = state.ring.after(since) else {
+        let Some(after) = state.ring.after(since) else {
             return Changes::Lost;
         };
-        for touched in touched {
-            match touched {
-                Touched::Job(job) => {
-                    jobs.insert(*job);
-                }
-                Touched::Runner(runner) => {
-                    runners.insert(runner.clone());
-                }
-                Touched::Node(node) => {
-                    nodes.insert(node.clone());
-                }
+        let mut reached = since;
+        let mut touched = BTreeSet::new();
+        for (sequence, entity) in after {
+            // Whole sequences only: the reader goes on behind the last one.
+            if touched.len() >= most && *sequence > reached {
+                return Changes::Keys {
+                    sequence: reached,
+                    touched,
+                };
             }
+            reached = *sequence;
+            touched.insert(entity.clone());
         }
         Changes::Keys {
             sequence: state.sequence,
-            jobs,
-            runners,
-            nodes,
+            touched,
         }
     }
 

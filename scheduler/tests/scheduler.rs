@@ -8,6 +8,7 @@ mod scheduler {
     pub(crate) mod job;
     pub(crate) mod joined;
     pub(crate) mod joining;
+    pub(crate) mod limits;
     pub(crate) mod node;
     pub(crate) mod process;
     pub(crate) mod surfaces;

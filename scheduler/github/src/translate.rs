@@ -10,6 +10,17 @@ use crate::{
     wire::{self, Job, Run},
 };
 
+/// Labels of one job, at most; GitHub's own forms have a handful.
+pub(crate) const LABELS: usize = 100;
+/// Letters of one label, at most.
+pub(crate) const LABEL: usize = 256;
+/// Letters of a name or a link, at most.
+const TEXT: usize = 1_024;
+/// Stands for what was left out of a job's labels. No node offers it, so the job
+/// waits and its explanation says this; with fewer labels it would be given a
+/// runner that GitHub never gives the job to.
+pub(crate) const TOO_MUCH: &str = "(more than 100 labels, or one of more than 256 letters)";
+
 /// Where a repository's runners register.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
@@ -73,6 +84,22 @@ pub(crate) fn conclusion(word: &str) -> Conclusion {
     }
 }
 
+fn cut(text: &str) -> String {
+    text.chars().take(TEXT).collect()
+}
+
+fn labels<'a>(told: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut labels = Vec::new();
+    for label in told.filter(|label| !label.is_empty()) {
+        if labels.len() == LABELS || label.chars().count() > LABEL {
+            labels.push(TOO_MUCH.to_owned());
+            break;
+        }
+        labels.push(label.clone());
+    }
+    labels
+}
+
 /// `None` when the job has no id: nothing can be said about it.
 pub(crate) fn job_seen(
     job: &Job,
@@ -82,7 +109,7 @@ pub(crate) fn job_seen(
     now: u64,
 ) -> Option<JobSeen> {
     let time = |field: &wire::Field<String>| field.text().and_then(millis);
-    let text = |field: &wire::Field<String>| field.text().unwrap_or_default().to_owned();
+    let text = |field: &wire::Field<String>| cut(field.text().unwrap_or_default());
     let completed = phase == JobPhase::Completed;
     Some(JobSeen {
         id: JobId(job.id.id()?),
@@ -97,15 +124,10 @@ pub(crate) fn job_seen(
         credential: route.credential.clone(),
         name: text(&job.name),
         workflow: text(&job.workflow_name),
-        labels: job
-            .labels
-            .items()
-            .filter(|label| !label.is_empty())
-            .cloned()
-            .collect(),
+        labels: labels(job.labels.items()),
         phase,
         conclusion: job.conclusion.text().filter(|_| completed).map(conclusion),
-        runner_name: job.runner_name.text().map(str::to_owned),
+        runner_name: job.runner_name.text().map(cut),
         runner_id: job.runner_id.id(),
         origin: Origin::default(),
         created_at: time(&job.created_at)
@@ -144,6 +166,18 @@ mod tests {
         }
         assert_eq!(webhook_phase(None, Some("queued")), None);
         assert_eq!(webhook_phase(Some("queued"), None), Some(JobPhase::Waiting));
+    }
+
+    #[test]
+    fn ten_times_the_labels_are_cut_and_then_nobody_offers_them() {
+        let many: Vec<String> = (0..10 * LABELS).map(|n| format!("l{n}")).collect();
+        let cut = labels(many.iter());
+        assert_eq!(cut.len(), LABELS + 1);
+        assert_eq!(cut.last().unwrap(), TOO_MUCH);
+        let long = ["x".repeat(10 * LABEL), "linux".to_owned()];
+        assert_eq!(labels(long.iter()), [TOO_MUCH]);
+        let usual = ["self-hosted".to_owned(), String::new(), "é".repeat(LABEL)];
+        assert_eq!(labels(usual.iter()).len(), 2, "as many as may be");
     }
 
     #[test]

@@ -264,7 +264,17 @@ mod tests {
             parse("workflow_job", b"{\"action\":\"brand_new\"}"),
             Ok(Event::WorkflowJob(_))
         ));
-        for broken in [b"{".as_slice(), b"[]", b"", b"\xff"] {
+        // Deeper than anything of GitHub's: in a field we read, and in one we pass over.
+        let nested = |field: &str| format!("{{\"{field}\":{}", "[".repeat(100_000));
+        let (read, passed) = (nested("workflow_job"), nested("new"));
+        for broken in [
+            b"{".as_slice(),
+            b"[]",
+            b"",
+            b"\xff",
+            read.as_bytes(),
+            passed.as_bytes(),
+        ] {
             assert!(matches!(
                 parse("ping", broken),
                 Err(WebhookError::Malformed(_))

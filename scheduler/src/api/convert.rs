@@ -544,6 +544,24 @@ fn gpu_needs_of(asked: &v1::GpuNeeds) -> Result<GpuNeeds, String> {
     })
 }
 
+/// Entries of one of a pool's lists, at most.
+const ENTRIES: usize = 500;
+/// Bytes of one entry, at most.
+const ENTRY: usize = 256;
+
+fn few(list: &[String]) -> Result<(), String> {
+    if list.len() > ENTRIES {
+        return Err(format!("{} entries are more than {ENTRIES}", list.len()));
+    }
+    match list.iter().find(|entry| entry.len() > ENTRY) {
+        Some(long) => Err(format!(
+            "an entry of {} bytes is longer than {ENTRY}",
+            long.len()
+        )),
+        None => Ok(()),
+    }
+}
+
 /// A pool as asked for; what is left out takes its default. The error names the field.
 pub fn pool_of(asked: &v1::Pool, defaults: &Defaults) -> Result<Pool, (&'static str, String)> {
     let name = asked.name.as_str();
@@ -557,6 +575,13 @@ pub fn pool_of(asked: &v1::Pool, defaults: &Defaults) -> Result<Pool, (&'static 
             "pool.name",
             "use 1 to 63 letters, digits, dots, dashes".to_owned(),
         ));
+    }
+    for (field, list) in [
+        ("pool.labels", &asked.labels),
+        ("pool.repositories", &asked.repositories),
+        ("pool.required_properties", &asked.required_properties),
+    ] {
+        few(list).map_err(|problem| (field, problem))?;
     }
     let base = defaults.pool(name);
     let word = |text: &str, default: &str| if text.is_empty() { default } else { text }.to_owned();

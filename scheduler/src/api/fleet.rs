@@ -19,7 +19,7 @@ use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
-use super::{errors, idempotency::Answers, vitals::Vitals};
+use super::{errors, idempotency::Answers, vitals::Vitals, watchers::Watchers};
 use crate::{
     admission::Admissions,
     config::WatchSettings,
@@ -56,6 +56,7 @@ pub struct Parts<S, D> {
 pub struct Fleets<S, D> {
     parts: Arc<Parts<S, D>>,
     answers: Arc<Answers>,
+    watchers: Arc<Watchers>,
 }
 
 impl<S, D> Clone for Fleets<S, D> {
@@ -63,6 +64,7 @@ impl<S, D> Clone for Fleets<S, D> {
         Self {
             parts: Arc::clone(&self.parts),
             answers: Arc::clone(&self.answers),
+            watchers: Arc::clone(&self.watchers),
         }
     }
 }
@@ -72,6 +74,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         Self {
             parts: Arc::new(parts),
             answers: Arc::default(),
+            watchers: Arc::default(),
         }
     }
 
@@ -245,7 +248,9 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::StreamRunnerLogsRequest>,
     ) -> Reply<Self::StreamRunnerLogsStream> {
-        Ok(Response::new(self.output(request.into_inner()).await?))
+        let place = self.watchers.enter(&request)?;
+        let output = self.output(request.into_inner(), place).await?;
+        Ok(Response::new(output))
     }
 
     async fn list_nodes(
@@ -356,7 +361,8 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::WatchFleetRequest>,
     ) -> Reply<Self::WatchFleetStream> {
+        let place = self.watchers.enter(&request)?;
         let token = request.into_inner().resume_token;
-        Ok(Response::new(self.watch(token)))
+        Ok(Response::new(self.watch(token, place)))
     }
 }

@@ -19,6 +19,9 @@ const AGE: Duration = Duration::from_secs(3_600);
 /// Longest id.
 const LENGTH: usize = 128;
 
+/// Bytes of remembered requests, at most.
+const BYTES: usize = 16 << 20;
+
 /// Answers to requests with an id. In memory: every write is also idempotent by
 /// its meaning, so a restart in between repeats a state, not an event.
 #[derive(Debug, Default)]
@@ -30,6 +33,8 @@ pub struct Answers {
 struct Known {
     answers: BTreeMap<String, Entry>,
     order: VecDeque<(Instant, String)>,
+    /// Of the requests; an answer repeats its request at most.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -82,7 +87,7 @@ impl Answers {
     ) -> Result<Arc<tokio::sync::Mutex<Option<Vec<u8>>>>, Status> {
         let now = Instant::now();
         let mut known = self.lock();
-        known.forget_old(now);
+        known.forget_old(now, request.len());
         if let Some(entry) = known.answers.get(id) {
             if entry.call != call || entry.request != request {
                 return Err(errors::status(
@@ -96,6 +101,7 @@ impl Answers {
         }
         let answer = Arc::default();
         known.order.push_back((now, id.to_owned()));
+        known.bytes += request.len();
         known.answers.insert(
             id.to_owned(),
             Entry {
@@ -113,14 +119,17 @@ impl Answers {
 }
 
 impl Known {
-    fn forget_old(&mut self, now: Instant) {
+    /// Makes room for a request of so many bytes.
+    fn forget_old(&mut self, now: Instant, coming: usize) {
         while let Some((at, _)) = self.order.front() {
             let old = now.saturating_duration_since(*at) > AGE;
-            if !old && self.order.len() < MOST {
+            if !old && self.order.len() < MOST && self.bytes + coming <= BYTES {
                 break;
             }
-            if let Some((_, id)) = self.order.pop_front() {
-                self.answers.remove(&id);
+            if let Some((_, id)) = self.order.pop_front()
+                && let Some(entry) = self.answers.remove(&id)
+            {
+                self.bytes -= entry.request.len();
             }
         }
     }
@@ -161,6 +170,28 @@ mod tests {
             refused.map_err(|status| status.code()),
             Err(Code::AlreadyExists)
         );
+    }
+
+    #[tokio::test]
+    async fn ten_times_the_requests_need_no_more_room() {
+        let answers = Answers::default();
+        let request = CordonNodeRequest {
+            name: "x".repeat(BYTES / 100),
+            request_id: String::new(),
+        };
+        for id in 0..1_000 {
+            let work = async { Ok(SetShareResponse {}) };
+            let done = answers.once("CordonNode", &id.to_string(), &request, work);
+            done.await.expect("answered");
+        }
+        let known = answers.lock();
+        assert!(known.bytes <= BYTES && known.answers.len() < 101);
+        let held: usize = known
+            .answers
+            .values()
+            .map(|entry| entry.request.len())
+            .sum();
+        assert_eq!(held, known.bytes);
     }
 
     #[tokio::test]

@@ -90,6 +90,9 @@ impl NodeService for Nodes {
             errors::invalid("hello.highest", problem, "clear the agent's state folder")
         })?;
         let capability = hello.capability.unwrap_or_default();
+        report::fits(&capability).map_err(|problem| {
+            errors::invalid("hello.capability", problem, "offer fewer labels or devices")
+        })?;
         let offset = self.heard(&node, Some(&capability), hello.node_time.as_ref());
         let outbox = self.links.open(&node, &hello.instance).map_err(|Fenced| {
             tracing::error!(%node, "two agents use one identity: the older one is kept out");
@@ -287,6 +290,7 @@ impl Nodes {
         if told.runners.len() > report::RUNNERS {
             return Err(format!("a report of {} runners", told.runners.len()));
         }
+        told.capability.as_ref().map_or(Ok(()), report::fits)?;
         let offset = self.heard(node, told.capability.as_ref(), told.node_time.as_ref());
         let reported = Input::NodeReported(Box::new(NodeReported {
             node: node.clone(),

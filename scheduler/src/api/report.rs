@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use longshore_proto::v1;
+use prost::Message;
 use scheduler_core::{
     effect::{Desired, Expected, NodeIntent},
     input::{ObservedPhase, ObservedRunner},
@@ -17,6 +18,8 @@ pub const RUNNERS: usize = 4_096;
 const GPUS: usize = 512;
 /// Conditions in one report, at most.
 const CONDITIONS: usize = 64;
+/// Bytes of what one node offers, at most: it is kept for every node.
+const CAPABILITY: usize = 256 * 1024;
 /// An epoch beyond this is nonsense: raising ours above it would soon end the count.
 const EPOCH: u64 = 1 << 48;
 
@@ -46,6 +49,17 @@ pub fn generation(heard: Option<&v1::Generation>) -> Result<Generation, String> 
         epoch: heard.epoch,
         counter: heard.counter,
     })
+}
+
+/// Whether what a node offers is of a size that can be kept.
+pub fn fits(told: &v1::Capability) -> Result<(), String> {
+    let size = told.encoded_len();
+    if size <= CAPABILITY {
+        return Ok(());
+    }
+    Err(format!(
+        "what the node offers takes {size} bytes; at most {CAPABILITY} are kept"
+    ))
 }
 
 /// What a node offers, as the core decides on it.
@@ -239,6 +253,18 @@ mod tests {
         };
         assert!(generation(Some(&heard)).is_err());
         assert_eq!(generation(None), Ok(Generation::default()));
+    }
+
+    #[test]
+    fn ten_times_the_capability_is_refused() {
+        let label = "x".repeat(64);
+        let told = |labels| v1::Capability {
+            labels: vec![label.clone(); labels],
+            ..v1::Capability::default()
+        };
+        assert!(fits(&told(1_000)).is_ok());
+        let refused = fits(&told(10 * CAPABILITY / 64)).unwrap_err();
+        assert!(refused.contains("at most 262144"), "{refused}");
     }
 
     #[test]

@@ -171,6 +171,13 @@ pub const KEYS: &[Key] = &[
         "Life of a node's certificate; the agent renews it at two thirds",
     ),
     key(
+        "listen.api_rate",
+        "api-rate",
+        "N",
+        Some("500"),
+        "API requests of one caller accepted per second, twice that at once; more get 429 or RESOURCE_EXHAUSTED",
+    ),
+    key(
         "github.api_url",
         "github-api-url",
         "URL",

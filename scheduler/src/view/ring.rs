@@ -8,8 +8,8 @@ use scheduler_core::model::{JobId, NodeName, RunnerName};
 pub(super) const FACTS: u64 = 65_536;
 
 /// One changed entity.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Touched {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touched {
     Job(JobId),
     Runner(RunnerName),
     Node(NodeName),
@@ -47,12 +47,12 @@ impl Ring {
     }
 
     /// Changes after a sequence; `None` when it is too old or not of this store.
-    pub(super) fn after(&self, since: u64) -> Option<impl Iterator<Item = &Touched>> {
+    pub(super) fn after(&self, since: u64) -> Option<impl Iterator<Item = &(u64, Touched)>> {
         if since < self.floor || since > self.head {
             return None;
         }
         let start = self.entries.partition_point(|(at, _)| *at <= since);
-        Some(self.entries.range(start..).map(|(_, touched)| touched))
+        Some(self.entries.range(start..))
     }
 }
 

@@ -39,6 +39,7 @@ pub struct Faults {
 struct FaultState {
     fail_before: u32,
     fail_after: u32,
+    full: bool,
     commits: u64,
 }
 
@@ -102,6 +103,11 @@ impl Faults {
         lock(&self.state).fail_after = n;
     }
 
+    /// The disk is full until this is lifted.
+    pub fn fill(&self, full: bool) {
+        lock(&self.state).full = full;
+    }
+
     /// Commits kept so far.
     pub fn commits(&self) -> u64 {
         lock(&self.state).commits
@@ -115,6 +121,11 @@ impl Faults {
 
     fn take(&self, pick: impl Fn(&mut FaultState) -> &mut u32) -> Result<(), Error> {
         let mut state = lock(&self.state);
+        if state.full {
+            return Err(Error::Full {
+                path: "memory".to_owned(),
+            });
+        }
         let left = pick(&mut state);
         if *left == 0 {
             return Ok(());

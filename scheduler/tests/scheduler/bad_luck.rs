@@ -48,6 +48,32 @@ async fn a_commit_that_fails_ends_the_driver_and_nothing_of_it_went_out() {
 }
 
 #[tokio::test]
+async fn a_full_disk_is_waited_out_and_nothing_is_promised_meanwhile() {
+    let mut world = World::new();
+    world.bounds.commit_timeout = std::time::Duration::from_millis(300);
+    let scheduler = world.start().await;
+    let mut node = Node::attach(&scheduler, "n1").await;
+    world.store.faults().fill(true);
+    for _ in 0..2 {
+        assert_eq!(
+            scheduler.deliver(&queued(1)).await,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+    }
+    assert!(world.github.registered().is_empty());
+    assert!(world.github.distrusted() > 0, "the sweep asks again");
+    world.store.faults().fill(false);
+    until("room on the disk", || async {
+        let answer = scheduler.deliver(&queued(1)).await;
+        (answer == StatusCode::ACCEPTED).then_some(())
+    })
+    .await;
+    node.first_runner().await;
+    assert_eq!(world.github.names().len(), 1);
+    scheduler.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_node_that_heard_a_higher_generation_raises_our_epoch_first() {
     let scheduler = World::new().start().await;
     let highest = Generation {
@@ -142,14 +168,14 @@ async fn a_local_listener_opens_on_nothing_but_loopback() {
             "{address}"
         );
     }
-    let taken = Listener::bind(
+    let taken = Listener::local(
         "x",
         "api-listen",
         "127.0.0.1:0".parse().expect("an address"),
     )
     .await
     .expect("binds");
-    let error = Listener::bind("the API", "api-listen", taken.address)
+    let error = Listener::local("the API", "api-listen", taken.address)
         .await
         .map(|_| ())
         .expect_err("taken")

@@ -232,6 +232,39 @@ fn every_setting_is_documented() {
 // ---- each rule bites ----
 
 /// A small workspace that breaks nothing.
+#[test]
+fn every_bound_names_a_test_that_exists() {
+    let page = std::fs::read_to_string(root().join("docs/security.md")).expect("the page");
+    let (_, section) = page
+        .split_once("## What bounds what\n")
+        .expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("a section after it");
+    let sources: Vec<String> = files()
+        .iter()
+        .filter(|file| file.ends_with(".rs"))
+        .filter_map(|file| std::fs::read_to_string(root().join(file)).ok())
+        .collect();
+    let rows = section
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip(1);
+    let mut named = 0;
+    for row in rows {
+        let tests = row.trim_end_matches(['|', ' ']).rsplit('|').next();
+        let tests: Vec<&str> = tests.unwrap_or("").split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test goes to this bound: {row}");
+        for test in tests {
+            let head = format!("fn {test}()");
+            assert!(
+                sources.iter().any(|source| source.contains(&head)),
+                "docs/security.md names the test `{test}`, and there is none: {row}"
+            );
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named} tests are named");
+}
+
 fn sound() -> Graph {
     let mut graph = Graph::default();
     for place in rules::PLACES {

@@ -7,7 +7,7 @@ use tonic::Status;
 
 use super::{Answering, Fleets};
 use crate::{
-    api::errors,
+    api::{errors, watchers::Place},
     logs::{Head, Logs, Piece},
     ports::{Demand, Store},
 };
@@ -23,12 +23,14 @@ struct Reader {
     /// Kept while following; `None` reads what is there.
     head: Option<watch::Receiver<Head>>,
     stop: tokio_util::sync::CancellationToken,
+    _place: Place,
 }
 
 impl<S: Store, D: Demand> Fleets<S, D> {
     pub(super) async fn output(
         &self,
         asked: v1::StreamRunnerLogsRequest,
+        place: Place,
     ) -> Result<Answering<v1::StreamRunnerLogsResponse>, Status> {
         let row = self.runner_row(&asked.name).await?;
         let live = self.is_live(&row.name);
@@ -54,6 +56,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             position,
             head: follower,
             stop: self.parts.stop.clone(),
+            _place: place,
         };
         let pieces = stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;

@@ -6,36 +6,56 @@
 use std::collections::VecDeque;
 
 use futures_util::{StreamExt, stream};
-use longshore_proto::v1::{self, WatchFleetResponse};
+use longshore_proto::v1::WatchFleetResponse;
 use scheduler_core::model::Now;
 use tokio::sync::watch;
 use tonic::Status;
 
 use super::{Answering, Fleets};
 use crate::{
-    api::{convert, vitals::Vitals},
+    api::{convert, vitals::Vitals, watchers::Place as WatcherPlace},
     ports::{Demand, Store},
-    view::{Changes, View},
+    view::{Changes, Touched, View},
 };
 
-/// Entities of one message, at most.
-const ENTITIES: usize = 1_000;
+/// Entities of one message, at most. Nothing else of them waits for a watcher.
+const ENTITIES: usize = 500;
+/// Keys of changes that wait for a watcher, about.
+const KEYS: usize = 4_096;
 
 struct Watcher<S, D> {
     fleets: Fleets<S, D>,
     /// Everything up to here was sent; `None`: nothing was.
     seen: Option<u64>,
     head: watch::Receiver<u64>,
-    waiting: VecDeque<WatchFleetResponse>,
+    sending: Sending,
+    _place: WatcherPlace,
+}
+
+/// What goes out next: keys only, read when their turn comes. What changes
+/// meanwhile is newer than told, and comes again as a change.
+#[derive(Default)]
+struct Sending {
+    keys: VecDeque<Touched>,
+    /// The sequence that is reached with the last of them.
+    sequence: u64,
+    snapshot: bool,
+    /// The next message is the first of a snapshot.
+    first: bool,
 }
 
 impl<S: Store, D: Demand> Fleets<S, D> {
-    pub(super) fn watch(&self, resume_token: u64) -> Answering<WatchFleetResponse> {
+    pub(super) fn watch(
+        &self,
+        resume_token: u64,
+        place: WatcherPlace,
+    ) -> Answering<WatchFleetResponse> {
         let watcher = Watcher {
             fleets: self.clone(),
             seen: (resume_token > 0).then_some(resume_token),
             head: self.parts.view.head(),
-            waiting: VecDeque::new(),
+            sending: Sending::default(),
+            _place: place,
         };
         stream::unfold(watcher, |mut watcher| async move {
             let message = watcher.next().await?;
@@ -49,20 +69,29 @@ impl<S: Store, D: Demand> Watcher<S, D> {
     /// The next message; `None` when the process ends.
     async fn next(&mut self) -> Option<WatchFleetResponse> {
         loop {
-            if let Some(message) = self.waiting.pop_front() {
+            let parts = &self.fleets.parts;
+            if self.sending.first || !self.sending.keys.is_empty() {
+                let now = self.fleets.now();
+                let message = self.sending.message(&parts.view, &parts.vitals, now);
+                if self.sending.keys.is_empty() {
+                    self.seen = Some(self.sending.sequence);
+                }
                 return Some(message);
             }
-            let parts = &self.fleets.parts;
-            let now = self.fleets.now();
             let head = *self.head.borrow_and_update();
             match self.seen {
-                None => self.start_over(now),
-                Some(seen) if seen != head => match parts.view.changes(seen) {
-                    Changes::Lost => self.start_over(now),
-                    changes => {
-                        let (messages, sequence) = deltas(&parts.view, &parts.vitals, changes, now);
+                None => self.sending = Sending::everything(&parts.view),
+                Some(seen) if seen != head => match parts.view.changes(seen, KEYS) {
+                    Changes::Lost => self.sending = Sending::everything(&parts.view),
+                    Changes::Keys { sequence, touched } if touched.is_empty() => {
                         self.seen = Some(sequence);
-                        self.waiting = messages;
+                    }
+                    Changes::Keys { sequence, touched } => {
+                        self.sending = Sending {
+                            keys: touched.into_iter().collect(),
+                            sequence,
+                            ..Sending::default()
+                        };
                     }
                 },
                 Some(_) => {
@@ -74,112 +103,64 @@ impl<S: Store, D: Demand> Watcher<S, D> {
             }
         }
     }
-
-    fn start_over(&mut self, now: Now) {
-        let parts = &self.fleets.parts;
-        let (messages, sequence) = snapshot(&parts.view, &parts.vitals, now);
-        self.seen = Some(sequence);
-        self.waiting = messages;
-    }
 }
 
-/// Messages of at most so many entities; only the last carries the token, so
-/// that a watch broken off in between starts over.
-struct Pages {
-    messages: VecDeque<WatchFleetResponse>,
-    page: WatchFleetResponse,
-    count: usize,
-}
-
-impl Pages {
-    fn new(snapshot: bool) -> Self {
-        Self {
-            messages: VecDeque::new(),
-            page: WatchFleetResponse {
-                snapshot,
-                ..WatchFleetResponse::default()
-            },
-            count: 0,
-        }
-    }
-
-    fn add(&mut self, put: impl FnOnce(&mut WatchFleetResponse)) {
-        if self.count == ENTITIES {
-            self.messages.push_back(std::mem::take(&mut self.page));
-            self.count = 0;
-        }
-        put(&mut self.page);
-        self.count += 1;
-    }
-
-    fn end(mut self, resume_token: u64) -> VecDeque<WatchFleetResponse> {
-        self.page.resume_token = resume_token;
-        self.messages.push_back(self.page);
-        self.messages
-    }
-}
-
-fn snapshot(view: &View, vitals: &Vitals, now: Now) -> (VecDeque<WatchFleetResponse>, u64) {
-    view.at(|fleet, sequence| {
-        let mut pages = Pages::new(true);
-        let mut reasons = convert::Reasons::default();
-        for job in fleet.jobs() {
-            let reason = reasons.of(fleet, job, now);
-            pages.add(|page| page.jobs.push(convert::job(fleet, job, reason)));
-        }
-        for runner in fleet.runners() {
-            pages.add(|page| page.runners.push(convert::runner(fleet, runner)));
-        }
-        for node in fleet.nodes() {
-            pages.add(|page| page.nodes.push(convert::node(node, vitals.of(&node.name))));
-        }
-        (pages.end(sequence), sequence)
-    })
-}
-
-fn deltas(
-    view: &View,
-    vitals: &Vitals,
-    changes: Changes,
-    now: Now,
-) -> (VecDeque<v1::WatchFleetResponse>, u64) {
-    let Changes::Keys {
-        sequence,
-        jobs,
-        runners,
-        nodes,
-    } = changes
-    else {
-        return (VecDeque::new(), 0);
-    };
-    view.fleet(|fleet| {
-        let mut pages = Pages::new(false);
-        let mut reasons = convert::Reasons::default();
-        for id in jobs {
-            match fleet.job(id) {
-                Some(job) => {
-                    let reason = reasons.of(fleet, job, now);
-                    pages.add(|page| page.jobs.push(convert::job(fleet, job, reason)));
-                }
-                None => pages.add(|page| page.removed_jobs.push(id.0)),
+impl Sending {
+    fn everything(view: &View) -> Self {
+        view.at(|fleet, sequence| {
+            let jobs = fleet.jobs().map(|job| Touched::Job(job.seen.id));
+            let runners = fleet
+                .runners()
+                .map(|runner| Touched::Runner(runner.name().clone()));
+            let nodes = fleet.nodes().map(|node| Touched::Node(node.name.clone()));
+            Self {
+                keys: jobs.chain(runners).chain(nodes).collect(),
+                sequence,
+                snapshot: true,
+                first: true,
             }
-        }
-        for name in runners {
-            match fleet.runner(&name) {
-                Some(runner) => {
-                    pages.add(|page| page.runners.push(convert::runner(fleet, runner)));
+        })
+    }
+
+    /// The next entities as they are now. Only the last message carries the
+    /// token, so that a watch broken off in between starts over.
+    fn message(&mut self, view: &View, vitals: &Vitals, now: Now) -> WatchFleetResponse {
+        let mut message = WatchFleetResponse {
+            snapshot: std::mem::take(&mut self.first),
+            ..WatchFleetResponse::default()
+        };
+        let count = self.keys.len().min(ENTITIES);
+        view.fleet(|fleet| {
+            let mut reasons = convert::Reasons::default();
+            for key in self.keys.drain(..count) {
+                match key {
+                    Touched::Job(id) => match fleet.job(id) {
+                        Some(job) => {
+                            let reason = reasons.of(fleet, job, now);
+                            message.jobs.push(convert::job(fleet, job, reason));
+                        }
+                        None => message.removed_jobs.push(id.0),
+                    },
+                    Touched::Runner(name) => match fleet.runner(&name) {
+                        Some(runner) => message.runners.push(convert::runner(fleet, runner)),
+                        None => message.removed_runners.push(name.to_string()),
+                    },
+                    Touched::Node(name) => match fleet.node(&name) {
+                        Some(node) => message.nodes.push(convert::node(node, vitals.of(&name))),
+                        None => message.removed_nodes.push(name.to_string()),
+                    },
                 }
-                None => pages.add(|page| page.removed_runners.push(name.to_string())),
             }
+        });
+        if self.snapshot {
+            // Gone since the list was made: never told, so not told as removed either.
+            message.removed_jobs.clear();
+            message.removed_runners.clear();
+            message.removed_nodes.clear();
         }
-        for name in nodes {
-            match fleet.node(&name) {
-                Some(node) => {
-                    pages.add(|page| page.nodes.push(convert::node(node, vitals.of(&name))));
-                }
-                None => pages.add(|page| page.removed_nodes.push(name.to_string())),
-            }
+        if self.keys.is_empty() {
+            message.resume_token = self.sequence;
         }
-        (pages.end(sequence), sequence)
-    })
+        message
+    }
 }

@@ -20,6 +20,13 @@ use crate::{
 /// Where the autoscaler's settings are stored.
 pub const SETTINGS_KEY: &str = "autoscaler";
 
+/// Pools in all, at most.
+pub const POOLS: usize = 1_000;
+/// Shares in all, at most.
+pub const SHARES: usize = 10_000;
+/// Bytes of a share's subject, at most: GitHub's owner and name have 140.
+const SUBJECT: usize = 256;
+
 impl<S: Store, D: Demand> Fleets<S, D> {
     pub(super) async fn start(
         &self,
@@ -214,6 +221,13 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 "set a pool of another name: it goes before the built-in one",
             ));
         }
+        let full = self
+            .parts
+            .view
+            .fleet(|fleet| fleet.pool(&name).is_none() && fleet.pools().count() >= POOLS);
+        if full {
+            return Err(too_many("pools", POOLS, "delete one that is not used"));
+        }
         if asked.validate_only {
             let shown = convert::pool(&pool, PoolOrigin::Api, 0, &defaults.image);
             return Ok(v1::SetPoolResponse { pool: Some(shown) });
@@ -303,6 +317,17 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 "1 is the default",
             ));
         }
+        let full = self.parts.view.fleet(|fleet| {
+            let mut known = fleet.shares();
+            known.all(|(subject, _)| subject != asked.subject) && fleet.shares().count() >= SHARES
+        });
+        if full || asked.subject.len() > SUBJECT {
+            return Err(too_many(
+                "shares",
+                SHARES,
+                "name owners instead of single repositories",
+            ));
+        }
         let command = Command::SetShare {
             subject: asked.subject.clone(),
             weight: asked.weight,
@@ -318,6 +343,15 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         .await?;
         Ok(v1::SetShareResponse {})
     }
+}
+
+fn too_many(what: &str, most: usize, next_step: &str) -> Status {
+    errors::status(
+        tonic::Code::ResourceExhausted,
+        &format!("too_many_{what}"),
+        &format!("there are {most} {what}, and no more are kept"),
+        next_step,
+    )
 }
 
 /// Settings after a request: what it leaves out stays as it is.

@@ -253,7 +253,7 @@ impl Sender {
                     answers.acknowledged.insert(job, body.step);
                     self.note(sent);
                     // A second time now and then: the same delivery, the same id.
-                    if delivery % u128::from(REPEATED) != 0 {
+                    if !delivery.is_multiple_of(u128::from(REPEATED)) {
                         break;
                     }
                     delivery += 1;
