@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::v1::{CreateJoinTokenResponse, EnrollRequest, Registration};
+use crate::v1::{CreateJoinTokenResponse, CreateTokenResponse, EnrollRequest, Registration};
 
 const HIDDEN: &str = "***";
 
@@ -28,6 +28,15 @@ impl fmt::Debug for EnrollRequest {
 impl fmt::Debug for CreateJoinTokenResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CreateJoinTokenResponse")
+            .field("token", &self.token)
+            .field("secret", &HIDDEN)
+            .finish()
+    }
+}
+
+impl fmt::Debug for CreateTokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateTokenResponse")
             .field("token", &self.token)
             .field("secret", &HIDDEN)
             .finish()

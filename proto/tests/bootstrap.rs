@@ -16,6 +16,7 @@ const SECRET: &[&str] = &[
     ".longshore.v1.Registration",
     ".longshore.v1.EnrollRequest",
     ".longshore.v1.CreateJoinTokenResponse",
+    ".longshore.v1.CreateTokenResponse",
 ];
 const OUTPUTS: &[&str] = &[
     "longshore.v1.rs",

@@ -1,6 +1,6 @@
 //! The composition root: everything is named once, started in order, and ended in order.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use longshore_proto::{
@@ -16,6 +16,7 @@ use scheduler_core::{
     input::{Command, Input},
     model::{JobId, JobPhase, NodeName},
 };
+use scheduler_store::TokenRow;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
@@ -30,9 +31,14 @@ use tonic_web::GrpcWebLayer;
 use tower::Layer;
 
 use crate::{
+    access::{
+        Directory, Gate, denials, directory,
+        local::{Local, LocalError},
+        protect,
+    },
     admission::Admissions,
     api::{
-        admin::Admins,
+        admin::{Admins, Audit, Tokens},
         fleet::{Fleets, Parts as FleetParts},
         node::{NodeOf, Nodes},
         vitals::Vitals,
@@ -41,7 +47,7 @@ use crate::{
     config::Config,
     driver::{Driver, DriverError, Parts, Recovered},
     housekeeping,
-    inbox::{Inbox, inbox},
+    inbox::{Inbox, Request, inbox},
     links::Links,
     logs::Logs,
     metrics::{CredentialLabel, Metrics},
@@ -128,6 +134,10 @@ pub enum StartError {
     Tls(#[from] TlsError),
     #[error("who may join cannot be read: {0}")]
     Admissions(#[from] scheduler_store::Error),
+    #[error("failed to {0}")]
+    Tokens(scheduler_store::Error),
+    #[error(transparent)]
+    Local(#[from] LocalError),
 }
 
 /// The three listeners, open before anything is served.
@@ -168,6 +178,8 @@ impl Listeners {
 /// A scheduler at work.
 pub struct Running {
     pub addresses: Addresses,
+    /// Holds a token of role admin, for this host.
+    pub token_file: PathBuf,
     pub inbox: Inbox,
     pub view: View,
     pub metrics: Metrics,
@@ -245,6 +257,9 @@ where
     let view_task = tokio::spawn(view.clone().run(facts, Arc::clone(&store), snapshot));
     let driver = tokio::spawn(driver.run(driving.clone()));
     configure(&inbox, &view, &config, stored_settings).await?;
+    let tokens = store.tokens().await.map_err(StartError::Tokens)?;
+    let (directory, uses) = Directory::new(tokens.clone());
+    let token_file = local_token(&config, &tokens, &inbox, &directory).await?;
 
     let (settings, changes) = watch::channel(config.watch.clone());
     let vitals = Arc::new(Vitals::default());
@@ -263,7 +278,12 @@ where
         admissions: Arc::clone(&admissions),
         past: past(Arc::clone(&store)),
     };
-    let admins = Admins::new(Arc::clone(&admissions));
+    let admins = Admins::new(
+        Arc::clone(&admissions),
+        Tokens::new(directory.clone(), inbox.clone()),
+        Audit::new(Arc::clone(&store)),
+        &view.fleet(|fleet| fleet.fleet_id().to_owned()),
+    );
     let fleets = Fleets::new(FleetParts {
         store: Arc::clone(&store),
         demand: github.clone(),
@@ -291,7 +311,10 @@ where
     let render = render(view.clone(), metrics.clone(), github.clone());
     let (api, api_health) =
         api_router(fleets, admins, health::router(stages.clone(), render)).await?;
-    let api = quota::bounded(api, config.listen.api_rate);
+    let (denials, denied) = denials::denials();
+    let gate = Gate::new(directory.clone(), denials, tls::names(&config));
+    // Each caller has a rate, so the gate is first: it says who calls.
+    let api = protect(quota::bounded(api, config.listen.api_rate), gate);
     let (node_api, node_health) = node_router(nodes).await;
 
     let mut servers = JoinSet::new();
@@ -299,6 +322,13 @@ where
     servers.spawn(end_told(api_health, api_services, stages.clone()));
     servers.spawn(end_told(node_health, &[NODE_SERVICE], stages));
     let stop = || serving.clone();
+    servers.spawn(denials::write(denied, inbox.clone(), stop()));
+    servers.spawn(directory::write_uses(
+        directory,
+        uses,
+        inbox.clone(),
+        stop(),
+    ));
     let room = descriptors::share(descriptors::raise(), 3, CONNECTIONS);
     let bounds = |bounds: Bounds| Bounds {
         connections: room,
@@ -328,6 +358,7 @@ where
     servers.spawn(take_in(sweeps, inbox.clone(), view.clone(), stop()));
     Ok(Running {
         addresses,
+        token_file,
         inbox,
         view,
         metrics,
@@ -424,9 +455,33 @@ async fn configure(
     Ok(())
 }
 
+/// Makes sure that this host has a token file whose token is good.
+async fn local_token(
+    config: &Config,
+    tokens: &[TokenRow],
+    inbox: &Inbox,
+    directory: &Directory,
+) -> Result<PathBuf, StartError> {
+    let local = Local::prepare(&config.state_dir, tokens, utc())?;
+    if !local.changes.is_empty() {
+        let request = Request {
+            tokens: local.changes.clone(),
+            audit: vec![local.entry()],
+            ..Request::default()
+        };
+        let committed = inbox.submit(request).await;
+        committed.map_err(|stopped| StartError::Driver(stopped.to_string()))?;
+    }
+    local.write()?;
+    for change in local.changes {
+        directory.change(change);
+    }
+    Ok(local.path)
+}
+
 async fn api_router<S: Store, D: Demand>(
     fleets: Fleets<S, D>,
-    admins: Admins,
+    admins: Admins<S>,
     health_routes: Router,
 ) -> Result<(Router, HealthReporter), StartError> {
     let (reporter, grpc_health) = health_reporter();

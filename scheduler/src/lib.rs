@@ -7,10 +7,13 @@
 //!                                 └─► effects ─► GitHub, node streams ─► inbox
 //! ```
 //!
+//! Whoever calls `api` came through `access`.
+//!
 //! The driver is generic over `ports`, so that the simulation runs it unchanged.
 
 #![warn(clippy::unwrap_used)]
 
+pub mod access;
 pub mod admission;
 pub mod api;
 pub mod app;

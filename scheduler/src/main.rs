@@ -142,7 +142,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     .await?;
     // Before anybody is told that it runs: whoever is told may end it at once.
     let signals = Signals::listen()?;
-    announce(running.addresses, &authority)?;
+    announce(running.addresses, &authority, &running.token_file)?;
     watch_over(&running);
     let failure = wait(&mut running, signals).await;
     systemd::notify("STOPPING=1");
@@ -231,13 +231,14 @@ fn exposed(config: &Config, credentials: &Credentials) -> Vec<String> {
 }
 
 /// One line for whoever started us: ready, and where.
-fn announce(addresses: Addresses, authority: &Path) -> anyhow::Result<()> {
+fn announce(addresses: Addresses, authority: &Path, token_file: &Path) -> anyhow::Result<()> {
     let line = serde_json::json!({
         "ready": true,
         "api": addresses.api.to_string(),
         "nodes": addresses.nodes.to_string(),
         "webhooks": addresses.webhooks.to_string(),
         "ca": authority,
+        "token_file": token_file,
     });
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;

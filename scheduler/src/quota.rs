@@ -15,6 +15,7 @@ use axum::{
 use http::{Extensions, HeaderValue, StatusCode, header};
 
 use crate::{
+    access::Who,
     api::errors,
     serve::{Caller, requests::is_grpc},
 };
@@ -87,8 +88,12 @@ impl Quota {
     }
 }
 
-/// Who a request is counted for: its address.
+/// Who a request is counted for: the holder of its token, else its address.
 pub fn caller(extensions: &Extensions) -> String {
+    let credential = extensions.get::<Who>().map(|who| &who.principal.credential);
+    if let Some(credential) = credential.filter(|credential| !credential.is_empty()) {
+        return credential.clone();
+    }
     extensions
         .get::<Caller>()
         .map_or_else(String::new, |caller| caller.address.ip().to_string())

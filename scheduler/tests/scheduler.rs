@@ -11,6 +11,7 @@ mod scheduler {
     pub(crate) mod limits;
     pub(crate) mod node;
     pub(crate) mod process;
+    pub(crate) mod roles;
     pub(crate) mod surfaces;
     pub(crate) mod trace;
     pub(crate) mod watching;

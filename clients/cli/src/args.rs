@@ -5,7 +5,9 @@ pub(crate) mod local;
 pub(crate) mod node;
 pub(crate) mod pool;
 pub(crate) mod runner;
+pub(crate) mod token;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -45,6 +47,26 @@ pub(crate) struct Global {
         default_value = longshore_client::DEFAULT_ADDRESS
     )]
     pub(crate) scheduler: String,
+    /// File that holds the token to call with; a fleet on this host has one of its own
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FILE",
+        env = "LONGSHORE_TOKEN_FILE",
+        hide_env = true
+    )]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Authority of the certificate of an https scheduler, PEM
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        value_name = "FILE",
+        env = "LONGSHORE_CA_FILE",
+        hide_env = true
+    )]
+    pub(crate) ca_file: Option<PathBuf>,
     /// Longest wait for an answer, for example 30s
     #[arg(long, global = true, help_heading = "Everywhere", value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
@@ -103,6 +125,22 @@ pub(crate) enum Command {
         disable_help_subcommand = true
     )]
     Share(pool::Share),
+    /// Who may call the fleet, and what
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        disable_help_subcommand = true
+    )]
+    Token(token::Token),
+    /// Who did what, and who was denied
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        disable_help_subcommand = true
+    )]
+    Audit(token::Audit),
+    /// Whom the scheduler takes this caller for
+    Whoami,
 }
 
 /// `owner/name`, so that a slip is not taken for a repository without jobs.

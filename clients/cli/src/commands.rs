@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod audit;
 mod job;
 mod local;
 mod node;
@@ -7,12 +8,16 @@ mod pages;
 mod pool;
 mod runner;
 mod share;
+mod token;
 mod troubles;
+
+use std::path::PathBuf;
 
 use longshore_client::{Builder, Client};
 
 use crate::args::{Cli, Command, Global};
 use crate::exit::Failure;
+use crate::shapes::outcome::Places;
 
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let global = &cli.global;
@@ -25,26 +30,44 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Explain(args) => job::explain(global, args).await,
         Command::Pool(args) => pool::run(global, args).await,
         Command::Share(args) => share::run(global, args).await,
+        Command::Token(args) => token::run(global, args).await,
+        Command::Audit(args) => audit::run(global, args).await,
+        Command::Whoami => token::who_am_i(global).await,
     }
 }
 
 fn client(global: &Global) -> Result<Client, Failure> {
-    Ok(builder(global).build()?)
+    Ok(builder(global)?.build()?)
 }
 
-fn builder(global: &Global) -> Builder {
-    Builder::new(&global.scheduler)
+fn builder(global: &Global) -> Result<Builder, Failure> {
+    let mut builder = Builder::new(&global.scheduler)
+        .program(concat!("longshore-cli/", env!("CARGO_PKG_VERSION")))
         .timeout(global.timeout)
-        .connect_timeout(global.timeout)
+        .connect_timeout(global.timeout);
+    if let Some(token) = crate::token::find(global)? {
+        builder = builder.token(token);
+    }
+    if let Some(file) = &global.ca_file {
+        let pem = std::fs::read_to_string(file).map_err(|e| {
+            Failure::usage(
+                format!("read the authority {}: {e}", file.display()),
+                "name the scheduler's ca.pem with --ca-file",
+            )
+        })?;
+        builder = builder.ca(pem);
+    }
+    Ok(builder)
 }
 
 /// A client of the fleet that this process started.
-fn client_at(global: &Global, api: &str) -> Result<Client, Failure> {
-    Ok(builder(&Global {
-        scheduler: format!("http://{api}"),
+fn client_at(global: &Global, places: &Places) -> Result<Client, Failure> {
+    let token_file = places.token_file.as_ref().map(PathBuf::from);
+    client(&Global {
+        scheduler: format!("http://{}", places.api),
+        token_file: token_file.or_else(|| global.token_file.clone()),
         ..global.clone()
     })
-    .build()?)
 }
 
 /// Names this invocation, so that a repeated delivery of it changes nothing twice.

@@ -26,9 +26,11 @@ Exit codes:
   6  timed out
 
 Environment:
-  LONGSHORE_ADDRESS  address of the scheduler, as --scheduler
-  LONGSHORE_HOME     folder of state of a fleet on this host, as --state-dir
-  NO_COLOR           no colour; so does any output that is not a terminal";
+  LONGSHORE_ADDRESS     address of the scheduler, as --scheduler
+  LONGSHORE_TOKEN_FILE  file with the token, as --token-file
+  LONGSHORE_CA_FILE     authority of the scheduler's certificate, as --ca-file
+  LONGSHORE_HOME        folder of state of a fleet on this host, as --state-dir
+  NO_COLOR              no colour; so does any output that is not a terminal";
 
 /// Why a command ended without doing what it was asked.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ mod state;
 mod supervise;
 
 pub(crate) use background::{report_failure, start_in_background, stop};
-pub(crate) use plan::{Plan, is_loopback};
+pub(crate) use plan::{Plan, is_loopback, is_this_host};
 pub(crate) use signals::Signals;
 pub(crate) use state::{is_up, state_dir};
 pub(crate) use supervise::run;

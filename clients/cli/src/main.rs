@@ -9,6 +9,7 @@ mod exit;
 mod local;
 mod output;
 mod shapes;
+mod token;
 mod units;
 
 use std::io::Write;

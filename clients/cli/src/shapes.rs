@@ -1,6 +1,7 @@
 //! What the commands print: the JSON fields and the columns. Field names are a
 //! contract; they are added to, never renamed.
 
+pub(crate) mod audit;
 pub(crate) mod check;
 mod denied;
 pub(crate) mod explain;
@@ -13,6 +14,7 @@ pub(crate) mod provisioned;
 pub(crate) mod queue;
 pub(crate) mod runner;
 pub(crate) mod status;
+pub(crate) mod token;
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use longshore_proto::v1;
 use longshore_proto::v1::admin_service_client::AdminServiceClient;
 use longshore_proto::v1::fleet_service_client::FleetServiceClient;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use crate::bearer::Connection;
 use crate::retry::pauses;
 use crate::{Error, LogStream, Watch};
 
@@ -21,8 +21,8 @@ pub(crate) const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 /// A scheduler's fleet API. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: FleetServiceClient<Channel>,
-    admin: AdminServiceClient<Channel>,
+    inner: FleetServiceClient<Connection>,
+    admin: AdminServiceClient<Connection>,
     address: String,
     timeout: Duration,
     attempts: usize,
@@ -30,14 +30,15 @@ pub struct Client {
 
 impl Client {
     pub(crate) fn new(
-        channel: Channel,
+        connection: Connection,
         address: String,
         timeout: Duration,
         attempts: usize,
     ) -> Client {
         Client {
-            admin: AdminServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
-            inner: FleetServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+            admin: AdminServiceClient::new(connection.clone())
+                .max_decoding_message_size(MAX_MESSAGE),
+            inner: FleetServiceClient::new(connection).max_decoding_message_size(MAX_MESSAGE),
             address,
             timeout,
             attempts,
@@ -213,6 +214,12 @@ calls! {
 
 calls! {
     "AdminService" admin
+    read who_am_i(WhoAmIRequest) -> WhoAmIResponse = "WhoAmI";
+    write create_token(CreateTokenRequest) -> CreateTokenResponse = "CreateToken";
+    read list_tokens(ListTokensRequest) -> ListTokensResponse = "ListTokens";
+    write revoke_token(RevokeTokenRequest) -> RevokeTokenResponse = "RevokeToken";
+    read list_audit(ListAuditRequest) -> ListAuditResponse = "ListAudit";
+    write verify_audit(VerifyAuditRequest) -> VerifyAuditResponse = "VerifyAudit";
     write create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse = "CreateJoinToken";
     read list_join_tokens(ListJoinTokensRequest) -> ListJoinTokensResponse = "ListJoinTokens";
     write revoke_join_token(RevokeJoinTokenRequest) -> RevokeJoinTokenResponse = "RevokeJoinToken";

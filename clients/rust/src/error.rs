@@ -95,7 +95,9 @@ impl Error {
     /// What to do about it; empty when nothing better is known than to try again.
     pub fn next_step(&self) -> String {
         match self {
-            Error::Address { .. } => "give it as http://HOST:PORT".into(),
+            Error::Address { .. } => "give it as http://HOST:PORT, or https://HOST:PORT with the \
+                                      authority of its certificate"
+                .into(),
             Error::Unreachable { refused: true, .. } => {
                 "start a scheduler with `longshore up`, or name another with --scheduler or \
                  LONGSHORE_ADDRESS"

@@ -10,6 +10,7 @@
 
 #![warn(clippy::unwrap_used)]
 
+mod bearer;
 mod builder;
 mod calls;
 mod error;
@@ -22,4 +23,5 @@ pub use calls::{Client, MAX_PAGE};
 pub use error::{Api, Error, Kind};
 pub use logs::{LogChunk, LogStream};
 pub use longshore_proto::v1;
+pub use secrecy::SecretString;
 pub use watch::{Change, Watch};

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use longshore_proto::v1::fleet_service_client::FleetServiceClient;
 use longshore_proto::v1::{WatchFleetRequest, WatchFleetResponse};
-use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use crate::Error;
+use crate::bearer::Connection;
 use crate::retry::reconnect_pauses;
 
 /// One message of the watch: a snapshot, or what changed since the last.
@@ -17,7 +17,7 @@ pub type Change = WatchFleetResponse;
 /// longer knows the resume token, the next change is a new snapshot.
 #[derive(Debug)]
 pub struct Watch {
-    inner: FleetServiceClient<Channel>,
+    inner: FleetServiceClient<Connection>,
     address: String,
     timeout: Duration,
     resume_token: u64,
@@ -28,7 +28,7 @@ pub struct Watch {
 
 impl Watch {
     pub(crate) fn new(
-        inner: FleetServiceClient<Channel>,
+        inner: FleetServiceClient<Connection>,
         address: String,
         timeout: Duration,
         resume_token: u64,

@@ -219,7 +219,6 @@ pub const CALLS: &[(&str, &str, Access)] = &[
     (ADMIN, "VerifyAudit", fleet(Admin)),
     // What /livez and /readyz say, for probes that speak gRPC.
     (HEALTH, "Check", Access::Open),
-    (HEALTH, "List", plain(Viewer)),
     (HEALTH, "Watch", plain(Viewer)),
     (REFLECTION, "ServerReflectionInfo", plain(Viewer)),
 ];

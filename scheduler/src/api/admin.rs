@@ -1,39 +1,64 @@
-//! AdminService: who may join and call the fleet.
+//! AdminService: who may join and call the fleet, and what they did.
+
+mod audit;
+mod tokens;
 
 use std::{sync::Arc, time::Duration};
 
 use longshore_proto::v1::{self, admin_service_server::AdminService};
 use scheduler_identity::admission::{JoinToken, TTL};
-use scheduler_store::AuditEntry;
 use secrecy::ExposeSecret;
 use tonic::{Request, Response, Status};
 
 use super::{convert, enrolment, errors, idempotency::Answers, report};
 use crate::{
+    access::Who,
     admission::{Admissions, Asking},
     clock::utc,
+    ports::Store,
 };
+
+pub use audit::Audit;
+pub use tokens::Tokens;
 
 /// Life of a join token when nobody says otherwise.
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// The service. Cheap to clone.
-#[derive(Clone)]
-pub struct Admins {
-    pub admissions: Arc<Admissions>,
+pub struct Admins<S> {
+    admissions: Arc<Admissions>,
+    tokens: Arc<Tokens>,
+    audit: Arc<Audit<S>>,
+    fleet: Arc<str>,
     answers: Arc<Answers>,
 }
 
-impl Admins {
-    pub fn new(admissions: Arc<Admissions>) -> Self {
+impl<S> Clone for Admins<S> {
+    fn clone(&self) -> Self {
+        Self {
+            admissions: Arc::clone(&self.admissions),
+            tokens: Arc::clone(&self.tokens),
+            audit: Arc::clone(&self.audit),
+            fleet: Arc::clone(&self.fleet),
+            answers: Arc::clone(&self.answers),
+        }
+    }
+}
+
+impl<S: Store> Admins<S> {
+    pub fn new(admissions: Arc<Admissions>, tokens: Tokens, audit: Audit<S>, fleet: &str) -> Self {
         Self {
             admissions,
+            tokens: Arc::new(tokens),
+            audit: Arc::new(audit),
+            fleet: fleet.into(),
             answers: Arc::default(),
         }
     }
 
     async fn make(
         &self,
+        who: &Who,
         asked: &v1::CreateJoinTokenRequest,
     ) -> Result<v1::CreateJoinTokenResponse, Status> {
         let node = match asked.node.as_str() {
@@ -50,7 +75,7 @@ impl Admins {
                     errors::invalid("ttl", "it is not between 1 minute and 24 hours", "say 1h")
                 })?,
         };
-        let asking = asking(&asked.request_id);
+        let asking = asking(who, &asked.request_id);
         let node = node.map(|node| node.to_string());
         let (token, text) = self
             .admissions
@@ -65,14 +90,76 @@ impl Admins {
 }
 
 #[tonic::async_trait]
-impl AdminService for Admins {
+impl<S: Store> AdminService for Admins<S> {
+    async fn who_am_i(
+        &self,
+        request: Request<v1::WhoAmIRequest>,
+    ) -> Result<Response<v1::WhoAmIResponse>, Status> {
+        let who = Who::of(&request)?;
+        let principal = &who.principal;
+        Ok(Response::new(v1::WhoAmIResponse {
+            name: principal.name.clone(),
+            kind: principal.kind.as_str().to_owned(),
+            credential: principal.credential.clone(),
+            role: principal
+                .role
+                .map(|role| role.to_string())
+                .unwrap_or_default(),
+            scope: principal.scope.to_string(),
+            expires_at: principal.expires_at.map(convert::time),
+            fleet: self.fleet.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let who = Who::of(&request)?;
+        // Not answered twice by its request_id: the answer is kept nowhere.
+        let made = self.tokens.create(&who, request.get_ref()).await?;
+        Ok(Response::new(made))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
+        Ok(Response::new(self.tokens.list(request.get_ref())?))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        let who = Who::of(&request)?;
+        let revoked = self.tokens.revoke(&who, request.get_ref()).await?;
+        Ok(Response::new(revoked))
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<v1::ListAuditRequest>,
+    ) -> Result<Response<v1::ListAuditResponse>, Status> {
+        Ok(Response::new(self.audit.list(request.into_inner()).await?))
+    }
+
+    async fn verify_audit(
+        &self,
+        request: Request<v1::VerifyAuditRequest>,
+    ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
+        Ok(Response::new(self.audit.verify(request.get_ref()).await?))
+    }
+
     async fn create_join_token(
         &self,
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        let who = Who::of(&request)?;
         let asked = request.into_inner();
-        let (id, work) = (&asked.request_id, self.make(&asked));
-        let answer = self.answers.once("CreateJoinToken", id, &asked, work);
+        let (id, work) = (&asked.request_id, self.make(&who, &asked));
+        let answer = self.answers.once(&who, "CreateJoinToken", id, &asked, work);
         answer.await.map(Response::new)
     }
 
@@ -88,10 +175,11 @@ impl AdminService for Admins {
         &self,
         request: Request<v1::RevokeJoinTokenRequest>,
     ) -> Result<Response<v1::RevokeJoinTokenResponse>, Status> {
+        let who = Who::of(&request)?;
         let asked = request.into_inner();
         let revoked = self
             .admissions
-            .revoke_token(&asked.id, &asking(&asked.request_id))
+            .revoke_token(&asked.id, &asking(&who, &asked.request_id))
             .await
             .map_err(|denied| enrolment::denied_status(&denied))?
             .ok_or_else(|| {
@@ -104,13 +192,9 @@ impl AdminService for Admins {
     }
 }
 
-fn asking(request_id: &str) -> Asking {
+fn asking(who: &Who, request_id: &str) -> Asking {
     Asking {
-        who: AuditEntry {
-            actor: "local".to_owned(),
-            request_id: request_id.to_owned(),
-            ..AuditEntry::default()
-        },
+        who: who.entry("", request_id),
         now: utc(),
     }
 }

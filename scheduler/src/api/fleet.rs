@@ -14,13 +14,13 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures_util::Stream;
 use longshore_proto::v1::{self, fleet_service_server::FleetService};
 use scheduler_core::{input::Command, model::Now};
-use scheduler_store::AuditEntry;
 use tokio::sync::watch as channel;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{errors, idempotency::Answers, vitals::Vitals, watchers::Watchers};
 use crate::{
+    access::Who,
     admission::Admissions,
     config::WatchSettings,
     inbox::{Inbox, Request as DriverRequest},
@@ -82,10 +82,10 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         self.parts.clock.now()
     }
 
-    /// Commits a command and waits until it can be read back.
+    /// Commits a command of this caller's and waits until it can be read back.
     async fn write(
         &self,
-        call: &'static str,
+        who: &Who,
         subject: &str,
         request_id: &str,
         commands: Vec<Command>,
@@ -97,15 +97,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 .map(scheduler_core::input::Input::Command)
                 .collect(),
             settings,
-            audit: vec![AuditEntry {
-                at: self.now().utc,
-                actor: "local".to_owned(),
-                action: format!("FleetService/{call}"),
-                subject: subject.to_owned(),
-                outcome: "ok".to_owned(),
-                request_id: request_id.to_owned(),
-                ..AuditEntry::default()
-            }],
+            audit: vec![who.entry(subject, request_id)],
             ..DriverRequest::default()
         };
         let committed = async {
@@ -145,12 +137,13 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::StartAutoscalerRequest>,
     ) -> Reply<v1::StartAutoscalerResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.start(&request);
+        let work = self.start(&who, &request);
         let id = &request.request_id;
         let answer = self
             .answers
-            .once("StartAutoscaler", id, &request, work)
+            .once(&who, "StartAutoscaler", id, &request, work)
             .await?;
         Ok(Response::new(answer))
     }
@@ -159,39 +152,45 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::StopAutoscalerRequest>,
     ) -> Reply<v1::StopAutoscalerResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.stop(&request);
+        let work = self.stop(&who, &request);
         let id = &request.request_id;
         let answer = self
             .answers
-            .once("StopAutoscaler", id, &request, work)
+            .once(&who, "StopAutoscaler", id, &request, work)
             .await?;
         Ok(Response::new(answer))
     }
 
     async fn get_status(
         &self,
-        _request: Request<v1::GetStatusRequest>,
+        request: Request<v1::GetStatusRequest>,
     ) -> Reply<v1::GetStatusResponse> {
-        Ok(Response::new(self.status()))
+        Ok(Response::new(self.status(&Who::of(&request)?)))
     }
 
     async fn list_workflow_queues(
         &self,
         request: Request<v1::ListWorkflowQueuesRequest>,
     ) -> Reply<v1::ListWorkflowQueuesResponse> {
-        Ok(Response::new(self.queues(request.into_inner()).await?))
+        let who = Who::of(&request)?;
+        Ok(Response::new(
+            self.queues(&who, request.into_inner()).await?,
+        ))
     }
 
     async fn list_jobs(
         &self,
         request: Request<v1::ListJobsRequest>,
     ) -> Reply<v1::ListJobsResponse> {
-        Ok(Response::new(self.jobs(request.into_inner()).await?))
+        let who = Who::of(&request)?;
+        Ok(Response::new(self.jobs(&who, request.into_inner()).await?))
     }
 
     async fn get_job(&self, request: Request<v1::GetJobRequest>) -> Reply<v1::GetJobResponse> {
-        let job = self.job(request.into_inner().id).await?;
+        let who = Who::of(&request)?;
+        let job = self.job(&who, request.into_inner().id).await?;
         Ok(Response::new(v1::GetJobResponse { job: Some(job) }))
     }
 
@@ -199,19 +198,23 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::ExplainJobRequest>,
     ) -> Reply<v1::ExplainJobResponse> {
-        Ok(Response::new(self.explain(request.into_inner().id).await?))
+        let who = Who::of(&request)?;
+        Ok(Response::new(
+            self.explain(&who, request.into_inner().id).await?,
+        ))
     }
 
     async fn provision_runners(
         &self,
         request: Request<v1::ProvisionRunnersRequest>,
     ) -> Reply<v1::ProvisionRunnersResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.provision(&request);
+        let work = self.provision(&who, &request);
         let id = &request.request_id;
         let answer = self
             .answers
-            .once("ProvisionRunners", id, &request, work)
+            .once(&who, "ProvisionRunners", id, &request, work)
             .await?;
         Ok(Response::new(answer))
     }
@@ -220,14 +223,18 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::ListRunnersRequest>,
     ) -> Reply<v1::ListRunnersResponse> {
-        Ok(Response::new(self.runners(request.into_inner()).await?))
+        let who = Who::of(&request)?;
+        Ok(Response::new(
+            self.runners(&who, request.into_inner()).await?,
+        ))
     }
 
     async fn get_runner(
         &self,
         request: Request<v1::GetRunnerRequest>,
     ) -> Reply<v1::GetRunnerResponse> {
-        let runner = self.runner(&request.into_inner().name).await?;
+        let who = Who::of(&request)?;
+        let runner = self.runner(&who, &request.into_inner().name).await?;
         Ok(Response::new(v1::GetRunnerResponse {
             runner: Some(runner),
         }))
@@ -237,10 +244,14 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::StopRunnerRequest>,
     ) -> Reply<v1::StopRunnerResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.end_runner(&request);
+        let work = self.end_runner(&who, &request);
         let id = &request.request_id;
-        let answer = self.answers.once("StopRunner", id, &request, work).await?;
+        let answer = self
+            .answers
+            .once(&who, "StopRunner", id, &request, work)
+            .await?;
         Ok(Response::new(answer))
     }
 
@@ -248,8 +259,9 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::StreamRunnerLogsRequest>,
     ) -> Reply<Self::StreamRunnerLogsStream> {
+        let who = Who::of(&request)?;
         let place = self.watchers.enter(&request)?;
-        let output = self.output(request.into_inner(), place).await?;
+        let output = self.output(&who, request.into_inner(), place).await?;
         Ok(Response::new(output))
     }
 
@@ -269,7 +281,8 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::CheckNodeRequest>,
     ) -> Reply<v1::CheckNodeResponse> {
-        let answer = self.check(request.into_inner()).await?;
+        let who = Who::of(&request)?;
+        let answer = self.check(&who, request.into_inner()).await?;
         Ok(Response::new(answer))
     }
 
@@ -277,10 +290,14 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::CordonNodeRequest>,
     ) -> Reply<v1::CordonNodeResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.cordon(&request);
+        let work = self.cordon(&who, &request);
         let id = &request.request_id;
-        let answer = self.answers.once("CordonNode", id, &request, work).await?;
+        let answer = self
+            .answers
+            .once(&who, "CordonNode", id, &request, work)
+            .await?;
         Ok(Response::new(answer))
     }
 
@@ -288,12 +305,13 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::UncordonNodeRequest>,
     ) -> Reply<v1::UncordonNodeResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.uncordon(&request);
+        let work = self.uncordon(&who, &request);
         let id = &request.request_id;
         let answer = self
             .answers
-            .once("UncordonNode", id, &request, work)
+            .once(&who, "UncordonNode", id, &request, work)
             .await?;
         Ok(Response::new(answer))
     }
@@ -302,10 +320,14 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::DrainNodeRequest>,
     ) -> Reply<v1::DrainNodeResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.drain(&request);
+        let work = self.drain(&who, &request);
         let id = &request.request_id;
-        let answer = self.answers.once("DrainNode", id, &request, work).await?;
+        let answer = self
+            .answers
+            .once(&who, "DrainNode", id, &request, work)
+            .await?;
         Ok(Response::new(answer))
     }
 
@@ -313,10 +335,14 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::RemoveNodeRequest>,
     ) -> Reply<v1::RemoveNodeResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.remove(&request);
+        let work = self.remove(&who, &request);
         let id = &request.request_id;
-        let answer = self.answers.once("RemoveNode", id, &request, work).await?;
+        let answer = self
+            .answers
+            .once(&who, "RemoveNode", id, &request, work)
+            .await?;
         Ok(Response::new(answer))
     }
 
@@ -328,10 +354,14 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
     }
 
     async fn set_pool(&self, request: Request<v1::SetPoolRequest>) -> Reply<v1::SetPoolResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.put_pool(&request);
+        let work = self.put_pool(&who, &request);
         let id = &request.request_id;
-        let answer = self.answers.once("SetPool", id, &request, work).await?;
+        let answer = self
+            .answers
+            .once(&who, "SetPool", id, &request, work)
+            .await?;
         Ok(Response::new(answer))
     }
 
@@ -339,10 +369,14 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::DeletePoolRequest>,
     ) -> Reply<v1::DeletePoolResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.drop_pool(&request);
+        let work = self.drop_pool(&who, &request);
         let id = &request.request_id;
-        let answer = self.answers.once("DeletePool", id, &request, work).await?;
+        let answer = self
+            .answers
+            .once(&who, "DeletePool", id, &request, work)
+            .await?;
         Ok(Response::new(answer))
     }
 
@@ -350,10 +384,14 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::SetShareRequest>,
     ) -> Reply<v1::SetShareResponse> {
+        let who = Who::of(&request)?;
         let request = request.into_inner();
-        let work = self.put_share(&request);
+        let work = self.put_share(&who, &request);
         let id = &request.request_id;
-        let answer = self.answers.once("SetShare", id, &request, work).await?;
+        let answer = self
+            .answers
+            .once(&who, "SetShare", id, &request, work)
+            .await?;
         Ok(Response::new(answer))
     }
 
@@ -361,8 +399,9 @@ impl<S: Store, D: Demand> FleetService for Fleets<S, D> {
         &self,
         request: Request<v1::WatchFleetRequest>,
     ) -> Reply<Self::WatchFleetStream> {
+        let who = Who::of(&request)?;
         let place = self.watchers.enter(&request)?;
         let token = request.into_inner().resume_token;
-        Ok(Response::new(self.watch(token, place)))
+        Ok(Response::new(self.watch(&who, token, place)))
     }
 }

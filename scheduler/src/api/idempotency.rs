@@ -11,6 +11,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use super::errors;
+use crate::access::Who;
 
 /// Answers remembered.
 const MOST: usize = 10_000;
@@ -49,6 +50,7 @@ impl Answers {
     /// Runs `work` unless this id was answered before.
     pub async fn once<R, A, F>(
         &self,
+        who: &Who,
         call: &'static str,
         id: &str,
         request: &R,
@@ -69,7 +71,9 @@ impl Answers {
                 "use a UUID",
             ));
         }
-        let slot = self.slot(call, id, request.encode_to_vec())?;
+        // Another caller's ids are no business of this one's.
+        let id = format!("{}/{id}", who.principal.credential);
+        let slot = self.slot(call, &id, request.encode_to_vec())?;
         let mut slot = slot.lock().await;
         if let Some(answer) = slot.as_deref() {
             return A::decode(answer).map_err(|_| errors::stopping());
@@ -143,6 +147,10 @@ mod tests {
 
     use super::*;
 
+    fn who() -> Who {
+        Who::for_test("t1")
+    }
+
     #[tokio::test]
     async fn the_same_id_works_once_and_another_request_under_it_is_refused() {
         let answers = Answers::default();
@@ -157,7 +165,7 @@ mod tests {
         };
         for _ in 0..3 {
             answers
-                .once("CordonNode", "a", &request, work())
+                .once(&who(), "CordonNode", "a", &request, work())
                 .await
                 .expect("answered");
         }
@@ -165,7 +173,9 @@ mod tests {
         let other = GetNodeRequest {
             name: "n2".to_owned(),
         };
-        let refused = answers.once("CordonNode", "a", &other, work()).await;
+        let refused = answers
+            .once(&who(), "CordonNode", "a", &other, work())
+            .await;
         assert_eq!(
             refused.map_err(|status| status.code()),
             Err(Code::AlreadyExists)
@@ -181,7 +191,8 @@ mod tests {
         };
         for id in 0..1_000 {
             let work = async { Ok(SetShareResponse {}) };
-            let done = answers.once("CordonNode", &id.to_string(), &request, work);
+            let (who, id) = (who(), id.to_string());
+            let done = answers.once(&who, "CordonNode", &id, &request, work);
             done.await.expect("answered");
         }
         let known = answers.lock();
@@ -199,13 +210,13 @@ mod tests {
         let answers = Answers::default();
         let request = CordonNodeRequest::default();
         let failed: Result<SetShareResponse, Status> = answers
-            .once("CordonNode", "a", &request, async {
+            .once(&who(), "CordonNode", "a", &request, async {
                 Err(errors::stopping())
             })
             .await;
         assert!(failed.is_err());
         let retried: Result<SetShareResponse, Status> = answers
-            .once("CordonNode", "a", &request, async {
+            .once(&who(), "CordonNode", "a", &request, async {
                 Ok(SetShareResponse {})
             })
             .await;

@@ -19,6 +19,9 @@ pub enum Stage {
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Every path of [`router`].
+pub const PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
 /// Makes the text of `/metrics`.
 pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
 
@@ -37,9 +40,10 @@ pub fn router(stage: watch::Receiver<Stage>, render: Render) -> Router {
         let text = render();
         async move { ([(header::CONTENT_TYPE, OPENMETRICS)], text) }
     };
+    let [live, ready, numbers] = PATHS;
     Router::new()
         // Whoever answers lives: a dead driver takes the whole process with it.
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readiness))
-        .route("/metrics", get(metrics))
+        .route(live, get(|| async { "ok\n" }))
+        .route(ready, get(readiness))
+        .route(numbers, get(metrics))
 }

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use longshore_proto::v1::{self, attach_response, fleet_service_client::FleetServiceClient};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{
-    harness::{World, queued, until},
+    harness::{Authorized, World, queued, until},
     node::Node,
 };
 
-type Fleet = FleetServiceClient<Channel>;
+type Fleet = FleetServiceClient<Authorized>;
 
 /// Code, reason and next step of an error.
 fn error(status: &Status) -> (Code, String, String) {

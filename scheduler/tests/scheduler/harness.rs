@@ -15,8 +15,13 @@ use longshore_scheduler::{
     ports::Store,
     web::WebhookBounds,
 };
-use scheduler_store::Memory;
-use tonic::transport::Channel;
+use scheduler_store::{AuditQuery, AuditRow, Memory};
+use tonic::{
+    Request as Call, Status,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 use super::{
     fake_github::{FakeGitHub, SECRET},
@@ -102,11 +107,16 @@ impl World {
         })
         .await
         .expect("starts");
+        // Now: the world and its folder may be gone before the scheduler is.
+        let token = std::fs::read_to_string(&running.token_file).expect("a token file");
+        let token = token.trim().to_owned();
         Scheduler {
             running,
             authority: std::fs::read_to_string(self.folder.path().join("ca.pem"))
                 .expect("the authority"),
             joined: self.joined.clone(),
+            store: self.store.clone(),
+            token,
         }
     }
 }
@@ -116,11 +126,29 @@ pub(crate) struct Scheduler {
     /// PEM.
     pub(crate) authority: String,
     pub(crate) joined: Joined,
+    pub(crate) store: Memory,
+    token: String,
 }
 
 impl Scheduler {
-    pub(crate) async fn fleet(&self) -> FleetServiceClient<Channel> {
-        FleetServiceClient::new(channel(self.running.addresses.api).await)
+    /// As whoever holds this host's token.
+    pub(crate) async fn fleet(&self) -> FleetServiceClient<Authorized> {
+        let channel = channel(self.running.addresses.api).await;
+        FleetServiceClient::with_interceptor(channel, self.bearer())
+    }
+
+    /// The audit log, newest first.
+    pub(crate) async fn audit(&self) -> Vec<AuditRow> {
+        let rows = self.store.audit(AuditQuery::default()).await;
+        rows.expect("readable")
+    }
+
+    pub(crate) fn bearer(&self) -> Bearer {
+        Bearer(self.token())
+    }
+
+    pub(crate) fn token(&self) -> String {
+        self.token.clone()
     }
 
     pub(crate) fn webhooks(&self) -> SocketAddr {
@@ -134,7 +162,9 @@ impl Scheduler {
 
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, String) {
         let url = format!("http://{}{path}", self.running.addresses.api);
-        send("GET", &url, &[], Bytes::new()).await
+        let bearer = format!("Bearer {}", self.token());
+        let headers = [("authorization", bearer.as_str())];
+        send("GET", &url, &headers, Bytes::new()).await
     }
 
     /// The value of a metric's line, 0 when it is not there.
@@ -155,6 +185,21 @@ impl Scheduler {
         tokio::time::timeout(PATIENCE, self.running.kill())
             .await
             .expect("dies in time");
+    }
+}
+
+/// A connection on which every call shows a token.
+pub(crate) type Authorized = InterceptedService<Channel, Bearer>;
+
+/// Shows a token.
+#[derive(Clone)]
+pub(crate) struct Bearer(pub(crate) String);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut call: Call<()>) -> Result<Call<()>, Status> {
+        let value = MetadataValue::try_from(format!("Bearer {}", self.0)).expect("a header");
+        call.metadata_mut().insert("authorization", value);
+        Ok(call)
     }
 }
 

@@ -16,7 +16,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use super::harness::Scheduler;
+use super::harness::{self, Authorized, Scheduler};
 
 /// Certificates by the node's name; they outlive the scheduler.
 pub(crate) type Joined = Arc<Mutex<BTreeMap<String, Identity>>>;
@@ -32,8 +32,10 @@ pub(crate) fn request_for(name: &str) -> (KeyPair, String) {
 }
 
 impl Scheduler {
-    pub(crate) async fn admin(&self) -> AdminServiceClient<Channel> {
-        AdminServiceClient::new(super::harness::channel(self.running.addresses.api).await)
+    /// As whoever holds this host's token.
+    pub(crate) async fn admin(&self) -> AdminServiceClient<Authorized> {
+        let channel = harness::channel(self.running.addresses.api).await;
+        AdminServiceClient::with_interceptor(channel, self.bearer())
     }
 
     /// A join token in the clear; a name binds it.

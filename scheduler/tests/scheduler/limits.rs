@@ -19,7 +19,11 @@ async fn call(scheduler: &Scheduler, method: &str, message: &[u8]) -> String {
         "http://{}/longshore.v1.FleetService/{method}",
         scheduler.running.addresses.api
     );
-    let kind = [("content-type", "application/grpc-web+proto")];
+    let bearer = format!("Bearer {}", scheduler.token());
+    let kind = [
+        ("content-type", "application/grpc-web+proto"),
+        ("authorization", bearer.as_str()),
+    ];
     let (status, text) = send("POST", &url, &kind, Bytes::from(body)).await;
     assert_eq!(status, StatusCode::OK, "{text}");
     text

@@ -7,15 +7,12 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use super::harness::{Scheduler, World, queued, send};
+use super::harness::{self, Authorized, Scheduler, World, queued, send};
 
-async fn channel(scheduler: &Scheduler) -> tonic::transport::Channel {
-    let address = scheduler.running.addresses.api;
-    tonic::transport::Channel::from_shared(format!("http://{address}"))
-        .expect("a URL")
-        .connect()
-        .await
-        .expect("connects")
+/// A connection that shows this host's token.
+async fn channel(scheduler: &Scheduler) -> Authorized {
+    let channel = harness::channel(scheduler.running.addresses.api).await;
+    Authorized::new(channel, scheduler.bearer())
 }
 
 #[tokio::test]
@@ -98,13 +95,18 @@ async fn a_browser_speaks_grpc_web_over_http_1() {
         scheduler.running.addresses.api
     );
     // An empty message: no compression, length 0.
-    let headers = [("content-type", "application/grpc-web+proto")];
+    let bearer = format!("Bearer {}", scheduler.token());
+    let headers = [
+        ("content-type", "application/grpc-web+proto"),
+        ("authorization", bearer.as_str()),
+    ];
     let (status, _) = send("POST", &url, &headers, Bytes::from_static(&[0; 5])).await;
     assert_eq!(status, StatusCode::OK);
     let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new())
         .build_http();
     let request = http::Request::post(&url)
         .header("content-type", "application/grpc-web+proto")
+        .header("authorization", &bearer)
         .body(http_body_util::Full::new(Bytes::from_static(&[0; 5])))
         .expect("a request");
     let response = client.request(request).await.expect("answers");

@@ -118,9 +118,18 @@ impl Fleet {
     /// Waits until the sweep of the start is over, which reads everything once without validators.
     pub(crate) async fn swept(&self) -> Result<()> {
         let api = Http::new(self.scheduler.api_url());
+        let token = std::fs::read_to_string(&self.scheduler.token_file)?;
+        let bearer = format!("Bearer {}", token.trim());
         let look = || async {
             let patience = Duration::from_secs(10);
-            let answer = api.raw(hyper::Method::GET, "/metrics", &[], Bytes::new(), patience);
+            let shown = [("authorization", bearer.as_str())];
+            let answer = api.raw(
+                hyper::Method::GET,
+                "/metrics",
+                &shown,
+                Bytes::new(),
+                patience,
+            );
             let (_, text) = answer.await.map_err(|error| error.to_string())?;
             let text = String::from_utf8_lossy(&text);
             let sweeps = text

@@ -26,7 +26,7 @@ pub(crate) async fn run() -> Result<Vec<Row>> {
             node: format!("idle-{i}"),
             state: fleet.folder.path().join(format!("agent-{i}")),
             scheduler: fleet.scheduler.nodes_url(),
-            api: Some(fleet.scheduler.api_url()),
+            api: Some(fleet.scheduler.door()),
             slots_cidr: Some(format!("10.23{}.0.0/20", i)),
             ..AgentSettings::default()
         };

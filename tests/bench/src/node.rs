@@ -11,7 +11,6 @@ use longshore_agent::{
     dial::{Dial, addresses},
     identity::Identity,
 };
-use longshore_e2e::fleet::join_token;
 use longshore_proto::v1::{
     self, AttachRequest, AttachResponse, Capability, Engine, Generation, Hello, NodeReport,
     ObservedRunner, Registration, Resources, RunnerExit, RunnerIntent, attach_request,
@@ -107,8 +106,8 @@ impl Drop for Node {
 
 /// A connection of a host that joined under this name.
 async fn joined(fleet: &Fleet, name: &str) -> Result<Channel> {
-    let (api, nodes) = (fleet.scheduler.api_url(), fleet.scheduler.nodes_url());
-    let token = join_token(&fleet.binaries, &api, name).await?;
+    let (door, nodes) = (fleet.scheduler.door(), fleet.scheduler.nodes_url());
+    let token = door.join_token(&fleet.binaries, name).await?;
     let addresses = addresses(&nodes).map_err(anyhow::Error::msg)?;
     let identity = Identity::new(&fleet.folder.path().join(name), name);
     let (clock, stop) = (Clock::system(), CancellationToken::new());

@@ -20,7 +20,7 @@ use bollard::{
         ListVolumesOptionsBuilder,
     },
 };
-use longshore_client::{Builder, v1};
+use longshore_client::v1;
 use longshore_e2e::{
     demo::{
         host_state::{self, Difference, HostState, Marks},
@@ -167,7 +167,7 @@ impl Soak {
             node: identity.node.clone(),
             state: fleet.folder.path().join("agent"),
             scheduler: fleet.scheduler.nodes_url(),
-            api: Some(fleet.scheduler.api_url()),
+            api: Some(fleet.scheduler.door()),
             engine_socket: Some(SOCKET.into()),
             slots_cidr: Some(identity.slots_cidr.clone()),
             max_runners: Some(SLOTS),
@@ -275,7 +275,7 @@ impl Soak {
     }
 
     async fn drain(&self) -> Result<()> {
-        let client = Builder::new(self.fleet.scheduler.api_url()).build()?;
+        let client = self.fleet.scheduler.client()?;
         let name = self.identity.node.clone();
         let request = v1::DrainNodeRequest {
             request_id: format!("drain-{name}"),

@@ -192,7 +192,11 @@ impl NodeService for Scheduler {
 const BOUNDS: Bounds = Bounds {
     connections: 16,
     header_timeout: Duration::from_secs(10),
+    first: Duration::from_secs(15),
+    idle: Duration::from_secs(120),
     streams: 64,
+    requests: 16_384,
+    body: None,
     keepalive: Duration::from_secs(10),
 };
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use longshore_client::{Builder, Client};
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -157,6 +158,8 @@ pub struct Scheduler {
     pub process: Process,
     /// Where it listens.
     pub listen: Listen,
+    /// Holds a token of role admin.
+    pub token_file: PathBuf,
 }
 
 impl Scheduler {
@@ -218,7 +221,32 @@ impl Scheduler {
             nodes: process.said_text("nodes")?,
             webhooks: process.said_text("webhooks")?,
         };
-        Ok(Self { process, listen })
+        let token_file = PathBuf::from(process.said_text("token_file")?);
+        Ok(Self {
+            process,
+            listen,
+            token_file,
+        })
+    }
+
+    /// A client of its API.
+    pub fn client(&self) -> Result<Client> {
+        let token = std::fs::read_to_string(&self.token_file)
+            .with_context(|| format!("read {}", self.token_file.display()))?;
+        Ok(Builder::new(self.api_url()).token(token.into()).build()?)
+    }
+
+    /// Runs the command line client against it.
+    pub async fn cli(&self, binaries: &Binaries, arguments: &[&str]) -> Result<Output> {
+        cli(binaries, &self.api_url(), &self.token_file, arguments).await
+    }
+
+    /// Its API and what opens it.
+    pub fn door(&self) -> Door {
+        Door {
+            url: self.api_url(),
+            token_file: self.token_file.clone(),
+        }
     }
 
     /// Base address of its API.
@@ -246,8 +274,8 @@ pub struct AgentSettings {
     pub state: PathBuf,
     /// `https://127.0.0.1:port` of the scheduler's node listener.
     pub scheduler: String,
-    /// Base address of the API where a join token is asked for when the node has not joined yet.
-    pub api: Option<String>,
+    /// Where a join token is asked for when the node has not joined yet.
+    pub api: Option<Door>,
     /// Socket of the container engine.
     pub engine_socket: Option<PathBuf>,
     /// Address range of its slots.
@@ -286,7 +314,7 @@ impl Agent {
         let joined = settings.state.join("identity/identity.json").exists();
         if let (Some(api), false) = (&settings.api, joined) {
             let file = settings.state.with_extension("join-token");
-            let token = join_token(binaries, api, &settings.node).await?;
+            let token = api.join_token(binaries, &settings.node).await?;
             secret_file(&file, &token)?;
             launch = launch.flag("--join-token-file", file);
         }
@@ -364,10 +392,17 @@ impl AgentSettings {
 }
 
 /// Runs the command line client against a scheduler.
-pub async fn cli(binaries: &Binaries, api_url: &str, arguments: &[&str]) -> Result<Output> {
+pub async fn cli(
+    binaries: &Binaries,
+    api_url: &str,
+    token_file: &Path,
+    arguments: &[&str],
+) -> Result<Output> {
     let call = Command::new(binaries.program("longshore")?)
         .arg("--scheduler")
         .arg(api_url)
+        .arg("--token-file")
+        .arg(token_file)
         .args(arguments)
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true)
@@ -378,21 +413,33 @@ pub async fn cli(binaries: &Binaries, api_url: &str, arguments: &[&str]) -> Resu
         .context("run longshore")
 }
 
-/// A token that lets a host join under this name.
-pub async fn join_token(binaries: &Binaries, api_url: &str, node: &str) -> Result<String> {
-    let made = cli(
-        binaries,
-        api_url,
-        &["node", "join-token", "--node", node, "-o", "name"],
-    )
-    .await?;
-    if !made.status.success() {
-        bail!(
-            "no join token for {node}: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+/// The API of a scheduler and what opens it.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// Base address.
+    pub url: String,
+    /// Holds a token of role admin.
+    pub token_file: PathBuf,
+}
+
+impl Door {
+    /// A token that lets a host join under this name.
+    pub async fn join_token(&self, binaries: &Binaries, node: &str) -> Result<String> {
+        let made = cli(
+            binaries,
+            &self.url,
+            &self.token_file,
+            &["node", "join-token", "--node", node, "-o", "name"],
+        )
+        .await?;
+        if !made.status.success() {
+            bail!(
+                "no join token for {node}: {}",
+                String::from_utf8_lossy(&made.stderr)
+            );
+        }
+        Ok(String::from_utf8(made.stdout)?.trim().to_owned())
     }
-    Ok(String::from_utf8(made.stdout)?.trim().to_owned())
 }
 
 /// Writes a secret to a file only its owner can read.

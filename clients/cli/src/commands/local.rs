@@ -19,7 +19,7 @@ pub(super) async fn up(global: &Global, args: Up) -> Result<(), Failure> {
     let mut out = Out::new(global.output);
     local::run(&plan, signals, async |places| {
         out.object(places)?;
-        troubles::say(&client_at(global, &places.api)?, &mut out).await?;
+        troubles::say(&client_at(global, places)?, &mut out).await?;
         out.say("Ctrl-C stops it; jobs that run then go on in their containers.")
     })
     .await

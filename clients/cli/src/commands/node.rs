@@ -72,7 +72,7 @@ async fn list(client: &Client, out: &mut Out) -> Result<(), Failure> {
 const LOOK: Duration = Duration::from_secs(120);
 
 async fn check(global: &Global, out: &mut Out, args: Check) -> Result<(), Failure> {
-    let client = builder(global).timeout(global.timeout.max(LOOK)).build()?;
+    let client = builder(global)?.timeout(global.timeout.max(LOOK)).build()?;
     let request = v1::CheckNodeRequest {
         name: args.name,
         profile: args.profile,

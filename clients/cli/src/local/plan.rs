@@ -167,6 +167,12 @@ pub(crate) fn is_loopback(address: &str) -> bool {
     loopback(address).is_some()
 }
 
+/// Whether what is sent to this address, by whatever scheme, stays on this host.
+pub(crate) fn is_this_host(address: &str) -> bool {
+    let rest = address.strip_prefix("https://").unwrap_or(address);
+    loopback(rest).is_some()
+}
+
 /// `http://127.0.0.1:9000`, `localhost:9000` as an address to listen at.
 fn loopback(address: &str) -> Option<SocketAddr> {
     let rest = match address.split_once("://") {
@@ -190,6 +196,24 @@ pub(super) fn absolute(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_this_hosts_goes_to_loopback_only() {
+        for here in [
+            "http://127.0.0.1:9000",
+            "https://localhost:1",
+            "https://[::1]:1",
+        ] {
+            assert!(is_this_host(here), "{here}");
+        }
+        for away in [
+            "http://192.0.2.1:9000",
+            "https://fleet.example:1",
+            "https://127.0.0.1.example:1",
+        ] {
+            assert!(!is_this_host(away), "{away}");
+        }
+    }
 
     #[test]
     fn only_a_loopback_address_can_be_listened_at() {

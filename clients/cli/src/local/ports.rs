@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use longshore_client::Builder;
+use longshore_client::{Builder, Error};
 use longshore_proto::v1::GetStatusRequest;
 
 use crate::exit::{self, Failure};
@@ -51,7 +51,11 @@ async fn is_scheduler(address: SocketAddr) -> bool {
         .attempts(1)
         .build();
     match client {
-        Ok(client) => client.get_status(GetStatusRequest {}).await.is_ok(),
+        // One that asks who calls is one too.
+        Ok(client) => matches!(
+            client.get_status(GetStatusRequest {}).await,
+            Ok(_) | Err(Error::Api(_))
+        ),
         Err(_) => false,
     }
 }

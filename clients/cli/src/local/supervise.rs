@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use longshore_client::Builder;
+use longshore_client::{Builder, Client};
 use serde_json::Value;
 
 use crate::exit::{self, Failure};
 use crate::shapes::outcome::Places;
+use crate::token;
 
 use super::joining::JoinFile;
 use super::log::Log;
@@ -102,12 +103,13 @@ async fn start(plan: &Plan) -> Result<(Running, Places), Failure> {
         api: address("api")?,
         nodes: address("nodes")?,
         webhooks: address("webhooks")?,
+        token_file: ready["token_file"].as_str().map(str::to_owned),
         state: plan.state.display().to_string(),
         log: log_path.display().to_string(),
         pid: std::process::id(),
     };
     let agent = async {
-        let client = Builder::new(format!("http://{}", places.api)).build()?;
+        let client = client_of(&places)?;
         let ca = ready["ca"].as_str().map(Path::new);
         let token = JoinFile::for_agent(plan, &client, ca).await?;
         let args = plan.agent_args(&places.nodes, token.as_ref().map(JoinFile::path));
@@ -120,6 +122,21 @@ async fn start(plan: &Plan) -> Result<(Running, Places), Failure> {
             Err(with_log(failure))
         }
     }
+}
+
+/// A client of the scheduler that was just started, with the token it left for this host.
+fn client_of(places: &Places) -> Result<Client, Failure> {
+    let mut builder = Builder::new(format!("http://{}", places.api));
+    if let Some(file) = &places.token_file {
+        let token = token::read(Path::new(file)).map_err(|e| {
+            Failure::failed(
+                format!("read the token file {file}: {e}"),
+                "check the folder's owner",
+            )
+        })?;
+        builder = builder.token(token);
+    }
+    Ok(builder.build()?)
 }
 
 impl Running {

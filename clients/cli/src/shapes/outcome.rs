@@ -99,6 +99,9 @@ pub(crate) struct Places {
     pub(crate) api: String,
     pub(crate) nodes: String,
     pub(crate) webhooks: String,
+    /// Holds the token of this fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<String>,
     pub(crate) state: String,
     pub(crate) log: String,
     pub(crate) pid: u32,
@@ -112,6 +115,9 @@ impl Described for Places {
             "Webhooks",
             format!("http://{}/webhooks/github", self.webhooks),
         );
+        if let Some(file) = &self.token_file {
+            page.line("Token file", file.clone());
+        }
         page.line("State", self.state.clone());
         page.line("Log", self.log.clone());
         page.line("Process", self.pid.to_string());

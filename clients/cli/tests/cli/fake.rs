@@ -424,6 +424,101 @@ fn join_token(id: &str, node: &str) -> JoinToken {
 
 #[tonic::async_trait]
 impl AdminService for Service {
+    /// Says which token came with the call.
+    async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Reply<WhoAmIResponse> {
+        let shown = request.metadata().get("authorization");
+        let shown = shown.and_then(|value| value.to_str().ok()).unwrap_or("");
+        reply(WhoAmIResponse {
+            name: shown.into(),
+            role: "admin".into(),
+            ..WhoAmIResponse::default()
+        })
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Reply<CreateTokenResponse> {
+        let asked = request.into_inner();
+        let token = Token {
+            id: "00ff".into(),
+            name: asked.name.clone(),
+            role: asked.role.clone(),
+            scope: asked.scope.clone(),
+            state: "valid".into(),
+            ..Token::default()
+        };
+        let mut world = self.enter("create_token")?;
+        world.calls.push(Call::Token(CreateTokenRequest {
+            request_id: String::new(),
+            ..asked
+        }));
+        reply(CreateTokenResponse {
+            token: Some(token),
+            secret: "lst_made".into(),
+        })
+    }
+
+    async fn list_tokens(&self, _: Request<ListTokensRequest>) -> Reply<ListTokensResponse> {
+        reply(ListTokensResponse {
+            tokens: vec![Token {
+                id: "00ff".into(),
+                name: "ci".into(),
+                role: "viewer".into(),
+                scope: "acme".into(),
+                state: "valid".into(),
+                expires_at: at(3_600),
+                ..Token::default()
+            }],
+            ..ListTokensResponse::default()
+        })
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<RevokeTokenRequest>,
+    ) -> Reply<RevokeTokenResponse> {
+        let token = Token {
+            name: request.into_inner().token,
+            state: "revoked".into(),
+            ..Token::default()
+        };
+        reply(RevokeTokenResponse { token: Some(token) })
+    }
+
+    async fn list_audit(&self, request: Request<ListAuditRequest>) -> Reply<ListAuditResponse> {
+        reply(ListAuditResponse {
+            entries: vec![AuditEntry {
+                id: 7,
+                time: at(5),
+                actor: "ada".into(),
+                action: "FleetService/StopRunner".into(),
+                subject: "ls-f-1".into(),
+                outcome: request.into_inner().outcome,
+                ..AuditEntry::default()
+            }],
+            ..ListAuditResponse::default()
+        })
+    }
+
+    /// What was expected differs; without an expectation all is well.
+    async fn verify_audit(
+        &self,
+        request: Request<VerifyAuditRequest>,
+    ) -> Reply<VerifyAuditResponse> {
+        let asked = request.into_inner();
+        let whole = asked.expected_hash.is_empty();
+        reply(VerifyAuditResponse {
+            whole,
+            entries: 9,
+            last_id: 9,
+            last_hash: "ab".repeat(32),
+            broken_id: asked.expected_id,
+            problem: if whole { "" } else { "entry 4 is missing" }.into(),
+            ..VerifyAuditResponse::default()
+        })
+    }
+
     async fn create_join_token(
         &self,
         request: Request<CreateJoinTokenRequest>,

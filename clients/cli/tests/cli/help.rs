@@ -37,6 +37,14 @@ fn every_command_explains_itself() {
         "pool delete",
         "share",
         "share set",
+        "token",
+        "token create",
+        "token list",
+        "token revoke",
+        "audit",
+        "audit list",
+        "audit verify",
+        "whoami",
     ] {
         let mut args: Vec<_> = command.split(' ').filter(|a| !a.is_empty()).collect();
         args.push("-h");

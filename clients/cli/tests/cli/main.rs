@@ -10,4 +10,5 @@ mod local;
 mod logs;
 mod program;
 mod status;
+mod tokens;
 mod world;

@@ -40,6 +40,7 @@ pub(crate) enum Call {
     SetPool(Box<v1::SetPoolRequest>),
     SetShare(v1::SetShareRequest),
     JoinToken(v1::CreateJoinTokenRequest),
+    Token(v1::CreateTokenRequest),
 }
 
 /// A fixed time for JSON.

@@ -8,9 +8,11 @@ use tonic::{Code, Status};
 
 use super::Fleets;
 use crate::{
+    access::Who,
     api::{convert, errors},
     clock::utc,
     config::runtime,
+    inbox::Request as DriverRequest,
     ports::{Demand, NodeLink, Store},
 };
 
@@ -23,6 +25,7 @@ const LONGEST_IMAGE: usize = 512;
 impl<S: Store, D: Demand> Fleets<S, D> {
     pub(super) async fn check(
         &self,
+        who: &Who,
         request: v1::CheckNodeRequest,
     ) -> Result<v1::CheckNodeResponse, Status> {
         let profile = word("profile", &request.profile, &PROFILES)?;
@@ -52,6 +55,13 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             runtime,
             ..v1::RunnerSpec::default()
         };
+        // It runs something on that node: who asked for it is kept.
+        let asked = DriverRequest {
+            audit: vec![who.entry(&node.name, "")],
+            ..DriverRequest::default()
+        };
+        let posted = self.parts.inbox.post(asked).await;
+        posted.map_err(|_| errors::stopping())?;
         links.send_check(
             &name,
             v1::CheckSandbox {

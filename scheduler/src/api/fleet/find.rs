@@ -7,6 +7,7 @@ use tonic::Status;
 
 use super::Fleets;
 use crate::{
+    access::Who,
     api::{convert, errors},
     ports::{Demand, Store},
 };
@@ -15,8 +16,9 @@ use crate::{
 const PREFIX: usize = 4;
 
 impl<S: Store, D: Demand> Fleets<S, D> {
-    /// A runner by name, container id, or an unambiguous prefix of either.
-    pub(super) async fn runner_row(&self, typed: &str) -> Result<RunnerRow, Status> {
+    /// A runner by name, container id, or an unambiguous prefix of either, if the
+    /// caller's scope reaches it; to a caller it does not reach it is not there.
+    pub(super) async fn runner_row(&self, who: &Who, typed: &str) -> Result<RunnerRow, Status> {
         let unknown = || {
             errors::not_found(
                 "runner",
@@ -33,6 +35,11 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             .runners_by_prefix(typed, 3)
             .await
             .map_err(|error| errors::store(&error))?;
+        let found = rows.len();
+        rows.retain(|row| reaches(who, row));
+        if rows.len() < found {
+            who.denied(typed, "out_of_scope");
+        }
         let exact = rows.iter().position(|row| {
             row.name.as_str() == typed || row.container_id.as_deref() == Some(typed)
         });
@@ -73,8 +80,8 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         }
     }
 
-    pub(super) async fn runner(&self, typed: &str) -> Result<v1::Runner, Status> {
-        Ok(self.shown(&self.runner_row(typed).await?))
+    pub(super) async fn runner(&self, who: &Who, typed: &str) -> Result<v1::Runner, Status> {
+        Ok(self.shown(&self.runner_row(who, typed).await?))
     }
 
     /// The history of the runner that took a job.
@@ -85,7 +92,16 @@ impl<S: Store, D: Demand> Fleets<S, D> {
     }
 
     /// A job of now or before, with its runner's usage once that is known.
-    pub(super) async fn job(&self, id: u64) -> Result<v1::Job, Status> {
+    /// To a caller whose scope does not reach it, it is not there.
+    pub(super) async fn job(&self, who: &Who, id: u64) -> Result<v1::Job, Status> {
+        let job = self.any_job(id).await?;
+        if who.reaches(&job.repo) {
+            return Ok(job);
+        }
+        Err(no_job(id))
+    }
+
+    async fn any_job(&self, id: u64) -> Result<v1::Job, Status> {
         let now = self.now();
         let live = self.parts.view.fleet(|fleet| {
             let job = fleet.job(JobId(id))?;
@@ -116,16 +132,16 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 ..live
             }),
             (Some(job), None) | (None, Some(job)) => Ok(job),
-            (None, None) => Err(errors::not_found(
-                "job",
-                id,
-                "`longshore job list` lists them; ids are GitHub's job ids, not run ids",
-            )),
+            (None, None) => Err(no_job(id)),
         }
     }
 
-    pub(super) async fn explain(&self, id: u64) -> Result<v1::ExplainJobResponse, Status> {
-        let job = self.job(id).await?;
+    pub(super) async fn explain(
+        &self,
+        who: &Who,
+        id: u64,
+    ) -> Result<v1::ExplainJobResponse, Status> {
+        let job = self.job(who, id).await?;
         let now = self.now();
         let known = self.parts.view.fleet(|fleet| fleet.explain(JobId(id), now));
         Ok(match known {
@@ -155,6 +171,14 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             })
     }
 
+    /// Refuses a repository to filter by that the caller's scope does not reach: to it there is none.
+    pub(super) fn within_reach(&self, who: &Who, typed: &str) -> Result<(), Status> {
+        if typed.is_empty() || who.reaches(typed) {
+            return Ok(());
+        }
+        Err(no_repository(typed))
+    }
+
     /// Refuses a repository to filter by that nobody watches, as far as the first sweep said which are.
     pub(super) fn known_repository(&self, typed: &str) -> Result<(), Status> {
         let sweep = self.parts.demand.sweep();
@@ -163,15 +187,35 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         if typed.is_empty() || sweep.iterations == 0 || known {
             return Ok(());
         }
-        Err(errors::not_found(
-            "repository",
-            typed.escape_debug(),
-            "`longshore runner list-workflows` lists the watched ones",
-        ))
+        Err(no_repository(typed))
     }
 
     /// The name of a living runner the core knows.
     pub(super) fn is_live(&self, name: &RunnerName) -> bool {
         self.parts.view.fleet(|fleet| fleet.runner(name).is_some())
     }
+}
+
+/// Whether the caller's scope covers a runner: by its repository, else by whom it is registered with.
+fn reaches(who: &Who, row: &RunnerRow) -> bool {
+    match &row.repository {
+        Some(repository) => who.scope().covers(repository),
+        None => who.scope().covers_owner(&row.scope),
+    }
+}
+
+fn no_job(id: u64) -> Status {
+    errors::not_found(
+        "job",
+        id,
+        "`longshore job list` lists them; ids are GitHub's job ids, not run ids",
+    )
+}
+
+fn no_repository(typed: &str) -> Status {
+    errors::not_found(
+        "repository",
+        typed.escape_debug(),
+        "`longshore runner list-workflows` lists the watched ones",
+    )
 }

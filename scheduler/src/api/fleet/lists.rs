@@ -9,6 +9,7 @@ use tonic::Status;
 
 use super::Fleets;
 use crate::{
+    access::Who,
     api::{convert, errors, page},
     ports::{Demand, Store},
 };
@@ -16,11 +17,13 @@ use crate::{
 impl<S: Store, D: Demand> Fleets<S, D> {
     pub(super) async fn jobs(
         &self,
+        who: &Who,
         asked: v1::ListJobsRequest,
     ) -> Result<v1::ListJobsResponse, Status> {
+        self.within_reach(who, &asked.repo)?;
         let query = JobQuery {
             repository: some(asked.repo.clone()),
-            within: None,
+            within: who.within(),
             phase: phase(&asked.state)?,
             page_token: some(asked.page_token),
             page_size: asked.page_size,
@@ -70,11 +73,13 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn runners(
         &self,
+        who: &Who,
         asked: v1::ListRunnersRequest,
     ) -> Result<v1::ListRunnersResponse, Status> {
+        self.within_reach(who, &asked.repo)?;
         let query = RunnerQuery {
             repository: some(asked.repo.clone()),
-            within: None,
+            within: who.within(),
             node: some(asked.node),
             include_finished: asked.include_finished,
             page_token: some(asked.page_token),

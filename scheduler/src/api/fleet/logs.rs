@@ -7,6 +7,7 @@ use tonic::Status;
 
 use super::{Answering, Fleets};
 use crate::{
+    access::Who,
     api::{errors, watchers::Place},
     logs::{Head, Logs, Piece},
     ports::{Demand, Store},
@@ -29,10 +30,11 @@ struct Reader {
 impl<S: Store, D: Demand> Fleets<S, D> {
     pub(super) async fn output(
         &self,
+        who: &Who,
         asked: v1::StreamRunnerLogsRequest,
         place: Place,
     ) -> Result<Answering<v1::StreamRunnerLogsResponse>, Status> {
-        let row = self.runner_row(&asked.name).await?;
+        let row = self.runner_row(who, &asked.name).await?;
         let live = self.is_live(&row.name);
         let runner = row.name.to_string();
         let logs = self.parts.logs.clone();

@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::Fleets;
 use crate::{
+    access::{self, Who},
     api::{convert, errors},
     ports::{Demand, Store},
 };
@@ -34,6 +35,7 @@ struct Wanted {
 impl<S: Store, D: Demand> Fleets<S, D> {
     pub(super) async fn provision(
         &self,
+        who: &Who,
         asked: &v1::ProvisionRunnersRequest,
     ) -> Result<v1::ProvisionRunnersResponse, Status> {
         if asked.count > MOST {
@@ -55,7 +57,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         }
         let count = asked.count.max(1);
         let until = self.now().utc + TTL_MS;
-        let wanted = self.wanted(asked).await?;
+        let wanted = self.wanted(who, asked).await?;
         let mut commands = Vec::new();
         let mut provisioned = Vec::new();
         for floor in wanted {
@@ -86,24 +88,25 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             } else {
                 &asked.repo
             };
-            self.write(
-                "ProvisionRunners",
-                subject,
-                &asked.request_id,
-                commands,
-                Vec::new(),
-            )
-            .await?;
+            self.write(who, subject, &asked.request_id, commands, Vec::new())
+                .await?;
         }
         Ok(v1::ProvisionRunnersResponse { provisioned })
     }
 
-    async fn wanted(&self, asked: &v1::ProvisionRunnersRequest) -> Result<Vec<Wanted>, Status> {
+    async fn wanted(
+        &self,
+        who: &Who,
+        asked: &v1::ProvisionRunnersRequest,
+    ) -> Result<Vec<Wanted>, Status> {
+        if !asked.repo.is_empty() && !who.reaches(&asked.repo) {
+            return Err(unreached(&asked.repo));
+        }
         let given: BTreeSet<String> = asked.labels.iter().map(|l| l.to_lowercase()).collect();
         let waiting = self
             .parts
             .view
-            .fleet(|fleet| waiting(fleet, &asked.repo, &given));
+            .fleet(|fleet| waiting(fleet, who.scope(), &asked.repo, &given));
         if asked.repo.is_empty() || !waiting.is_empty() {
             return Ok(waiting);
         }
@@ -115,11 +118,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             ));
         };
         let Some((scope, credential)) = self.parts.demand.resolve(owner, name).await else {
-            return Err(errors::not_found(
-                "repository",
-                asked.repo.escape_debug(),
-                "check the name, and that the GitHub credential reaches it",
-            ));
+            return Err(unreached(&asked.repo));
         };
         let labels = if given.is_empty() {
             self.parts.view.fleet(usual_labels)
@@ -135,13 +134,26 @@ impl<S: Store, D: Demand> Fleets<S, D> {
     }
 }
 
-/// One floor per scope and label set that jobs wait for.
-fn waiting(fleet: &Fleet, repo: &str, given: &BTreeSet<String>) -> Vec<Wanted> {
+fn unreached(repo: &str) -> Status {
+    errors::not_found(
+        "repository",
+        repo.escape_debug(),
+        "check the name, and that the GitHub credential reaches it",
+    )
+}
+
+/// One floor per scope and label set that jobs within the caller's scope wait for.
+fn waiting(
+    fleet: &Fleet,
+    within: &access::Scope,
+    repo: &str,
+    given: &BTreeSet<String>,
+) -> Vec<Wanted> {
     let mut seen = BTreeSet::new();
     let mut floors = Vec::new();
     for job in fleet.jobs() {
         let name = job.seen.repository.full_name();
-        let other = !repo.is_empty() && !name.eq_ignore_ascii_case(repo);
+        let other = !repo.is_empty() && !name.eq_ignore_ascii_case(repo) || !within.covers(&name);
         if job.phase() != JobPhase::Queued || job.seen.labels.is_empty() || other {
             continue;
         }

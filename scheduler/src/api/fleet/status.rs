@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::Fleets;
 use crate::{
+    access::{Scope, Who},
     api::{convert, errors, page},
     config::WatchSettings,
     ports::{Demand, RateStatus, Store},
@@ -33,7 +34,54 @@ pub(super) fn settings(watch: &WatchSettings) -> v1::AutoscalerSettings {
 }
 
 impl<S: Store, D: Demand> Fleets<S, D> {
-    pub(super) fn status(&self) -> v1::GetStatusResponse {
+    /// What the whole fleet does; to a caller with a scope, what is within it.
+    pub(super) fn status(&self, who: &Who) -> v1::GetStatusResponse {
+        let whole = self.whole_status();
+        if who.scope().is_fleet() {
+            return whole;
+        }
+        self.status_within(who.scope(), whole)
+    }
+
+    fn status_within(&self, scope: &Scope, whole: v1::GetStatusResponse) -> v1::GetStatusResponse {
+        let (queues, runners) = self.parts.view.fleet(|fleet| {
+            let runners = fleet
+                .runners()
+                .filter(|runner| !runner.container_id().is_empty())
+                .filter(|runner| {
+                    let shown = convert::runner(fleet, runner);
+                    shows_runner(scope, &shown)
+                });
+            (fleet.queues(), runners.count() as u32)
+        });
+        let sweep = self.parts.demand.sweep();
+        let own = sweep.repositories.keys().filter(|name| scope.covers(name));
+        let queues: Vec<&Queue> = queues
+            .iter()
+            .filter(|(name, _)| scope.covers(name))
+            .map(|(_, queue)| queue)
+            .collect();
+        v1::GetStatusResponse {
+            active_runners: runners,
+            queued_workflows: queues.iter().map(|queue| queue.pending).sum(),
+            repositories_monitored: (own.count() as u32).max(queues.len() as u32),
+            filtered: summed(&queues),
+            // Nobody counts these by repository, and credentials are the fleet's.
+            provisioned_runners: 0,
+            credentials: Vec::new(),
+            settings: whole.settings.map(|settings| v1::AutoscalerSettings {
+                owners: settings
+                    .owners
+                    .into_iter()
+                    .filter(|owner| scope.owner().is_some_and(|o| o.eq_ignore_ascii_case(owner)))
+                    .collect(),
+                ..settings
+            }),
+            ..whole
+        }
+    }
+
+    fn whole_status(&self) -> v1::GetStatusResponse {
         let sweep = self.parts.demand.sweep();
         let (status, containers, problems, fleet_id) = self.parts.view.fleet(|fleet| {
             let containers = fleet
@@ -73,10 +121,11 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn queues(
         &self,
+        who: &Who,
         asked: v1::ListWorkflowQueuesRequest,
     ) -> Result<v1::ListWorkflowQueuesResponse, Status> {
         let sweep = self.parts.demand.sweep();
-        let (queues, filtered) = self
+        let (core, filtered) = self
             .parts
             .view
             .fleet(|fleet| (fleet.queues(), fleet.filtered()));
@@ -85,12 +134,13 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         let names: BTreeSet<&String> = sweep
             .repositories
             .keys()
-            .chain(queues.keys())
+            .chain(core.keys())
             .chain(history.keys())
             .filter(|name| {
                 let of = name.split('/').next().unwrap_or_default();
                 owner.is_empty() || of.to_lowercase() == owner
             })
+            .filter(|name| who.scope().covers(name))
             .collect();
         let (names, next_page_token) = page::cut(
             names.into_iter(),
@@ -104,7 +154,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 queue(
                     name,
                     sweep.repositories.get(name),
-                    queues.get(name),
+                    core.get(name),
                     history.get(name),
                 )
             })
@@ -112,7 +162,13 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         Ok(v1::ListWorkflowQueuesResponse {
             queues,
             next_page_token,
-            filtered: counts(&filtered),
+            filtered: match who.scope() {
+                Scope::Fleet => counts(&filtered),
+                scope => {
+                    let within = core.iter().filter(|(name, _)| scope.covers(name));
+                    summed(&within.map(|(_, queue)| queue).collect::<Vec<_>>())
+                }
+            },
         })
     }
 
@@ -133,6 +189,22 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         }
         Ok(all)
     }
+}
+
+/// Whether a scope shows a runner: by its repository, else by whom it is registered with.
+pub(super) fn shows_runner(scope: &Scope, runner: &v1::Runner) -> bool {
+    match runner.repo.as_str() {
+        "" => scope.covers_owner(&runner.scope),
+        repository => scope.covers(repository),
+    }
+}
+
+fn summed(queues: &[&Queue]) -> HashMap<String, u32> {
+    let mut sums = HashMap::new();
+    for (label, count) in queues.iter().flat_map(|queue| &queue.filtered) {
+        *sums.entry(label.clone()).or_default() += count;
+    }
+    sums
 }
 
 fn counts(counts: &BTreeMap<String, u32>) -> HashMap<String, u32> {

@@ -3,7 +3,7 @@
 //! There is no queue per watcher: it holds a sequence, and asks what changed
 //! since. However slow it is, it costs nobody else anything.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use futures_util::{StreamExt, stream};
 use longshore_proto::v1::WatchFleetResponse;
@@ -11,8 +11,9 @@ use scheduler_core::model::Now;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::{Answering, Fleets};
+use super::{Answering, Fleets, status::shows_runner};
 use crate::{
+    access::{Scope, Who},
     api::{convert, vitals::Vitals, watchers::Place as WatcherPlace},
     ports::{Demand, Store},
     view::{Changes, Touched, View},
@@ -25,6 +26,8 @@ const KEYS: usize = 4_096;
 
 struct Watcher<S, D> {
     fleets: Fleets<S, D>,
+    /// What of it is shown; `None`: everything.
+    within: Option<Within>,
     /// Everything up to here was sent; `None`: nothing was.
     seen: Option<u64>,
     head: watch::Receiver<u64>,
@@ -47,12 +50,17 @@ struct Sending {
 impl<S: Store, D: Demand> Fleets<S, D> {
     pub(super) fn watch(
         &self,
+        who: &Who,
         resume_token: u64,
         place: WatcherPlace,
     ) -> Answering<WatchFleetResponse> {
+        let within = Within::of(who.scope());
+        // What a watcher with a scope was shown by an earlier watch nobody knows: it starts over.
+        let resumes = resume_token > 0 && within.is_none();
         let watcher = Watcher {
             fleets: self.clone(),
-            seen: (resume_token > 0).then_some(resume_token),
+            within,
+            seen: resumes.then_some(resume_token),
             head: self.parts.view.head(),
             sending: Sending::default(),
             _place: place,
@@ -76,7 +84,14 @@ impl<S: Store, D: Demand> Watcher<S, D> {
                 if self.sending.keys.is_empty() {
                     self.seen = Some(self.sending.sequence);
                 }
-                return Some(message);
+                let shown = match &mut self.within {
+                    Some(within) => within.filter(message),
+                    None => Some(message),
+                };
+                match shown {
+                    Some(message) => return Some(message),
+                    None => continue,
+                }
             }
             let head = *self.head.borrow_and_update();
             match self.seen {
@@ -102,6 +117,49 @@ impl<S: Store, D: Demand> Watcher<S, D> {
                 }
             }
         }
+    }
+}
+
+/// A watcher with a scope: what it is shown, and what it was.
+struct Within {
+    scope: Scope,
+    jobs: BTreeSet<u64>,
+    runners: BTreeSet<String>,
+}
+
+impl Within {
+    fn of(scope: &Scope) -> Option<Self> {
+        (!scope.is_fleet()).then(|| Self {
+            scope: scope.clone(),
+            jobs: BTreeSet::new(),
+            runners: BTreeSet::new(),
+        })
+    }
+
+    /// What is left of a message; `None` when that is nothing.
+    fn filter(&mut self, mut message: WatchFleetResponse) -> Option<WatchFleetResponse> {
+        if message.snapshot {
+            self.jobs.clear();
+            self.runners.clear();
+        }
+        message.jobs.retain(|job| self.scope.covers(&job.repo));
+        let scope = &self.scope;
+        message.runners.retain(|runner| shows_runner(scope, runner));
+        message.nodes.clear();
+        message.removed_nodes.clear();
+        self.jobs.extend(message.jobs.iter().map(|job| job.id));
+        let names = message.runners.iter().map(|runner| runner.name.clone());
+        self.runners.extend(names);
+        message.removed_jobs.retain(|id| self.jobs.remove(id));
+        message
+            .removed_runners
+            .retain(|name| self.runners.remove(name));
+        let has_something = message.snapshot
+            || !message.jobs.is_empty()
+            || !message.runners.is_empty()
+            || !message.removed_jobs.is_empty()
+            || !message.removed_runners.is_empty();
+        has_something.then_some(message)
     }
 }
 

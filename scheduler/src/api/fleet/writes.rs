@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::{Fleets, status::settings};
 use crate::{
+    access::Who,
     api::{convert, errors},
     config::WatchSettings,
     ports::{Demand, Store},
@@ -30,6 +31,7 @@ const SUBJECT: usize = 256;
 impl<S: Store, D: Demand> Fleets<S, D> {
     pub(super) async fn start(
         &self,
+        who: &Who,
         asked: &v1::StartAutoscalerRequest,
     ) -> Result<v1::StartAutoscalerResponse, Status> {
         let now = self.parts.settings.borrow().clone();
@@ -48,7 +50,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             image: Some(next.image.clone()),
         };
         self.write(
-            "StartAutoscaler",
+            who,
             "autoscaler",
             &asked.request_id,
             vec![command],
@@ -66,11 +68,12 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn stop(
         &self,
+        who: &Who,
         asked: &v1::StopAutoscalerRequest,
     ) -> Result<v1::StopAutoscalerResponse, Status> {
         let was_running = self.parts.view.fleet(|fleet| fleet.is_running());
         self.write(
-            "StopAutoscaler",
+            who,
             "autoscaler",
             &asked.request_id,
             vec![Command::StopAutoscaler],
@@ -82,9 +85,10 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn end_runner(
         &self,
+        who: &Who,
         asked: &v1::StopRunnerRequest,
     ) -> Result<v1::StopRunnerResponse, Status> {
-        let row = self.runner_row(&asked.name).await?;
+        let row = self.runner_row(who, &asked.name).await?;
         let busy = self.parts.view.fleet(|fleet| {
             let runner = fleet.runner(&row.name)?;
             Some(runner.phase() == RunnerPhase::Busy)
@@ -99,14 +103,8 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 reason,
             };
             let subject = row.name.to_string();
-            self.write(
-                "StopRunner",
-                &subject,
-                &asked.request_id,
-                vec![command],
-                Vec::new(),
-            )
-            .await?;
+            self.write(who, &subject, &asked.request_id, vec![command], Vec::new())
+                .await?;
         }
         Ok(v1::StopRunnerResponse {
             runner: Some(self.shown(&row)),
@@ -116,22 +114,23 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     async fn on_node(
         &self,
-        call: &'static str,
+        who: &Who,
         name: &str,
         request_id: &str,
         command: impl FnOnce(NodeName) -> Command,
     ) -> Result<(), Status> {
         self.node(name)?;
         let command = command(NodeName::new(name));
-        self.write(call, name, request_id, vec![command], Vec::new())
+        self.write(who, name, request_id, vec![command], Vec::new())
             .await
     }
 
     pub(super) async fn cordon(
         &self,
+        who: &Who,
         asked: &v1::CordonNodeRequest,
     ) -> Result<v1::CordonNodeResponse, Status> {
-        self.on_node("CordonNode", &asked.name, &asked.request_id, |node| {
+        self.on_node(who, &asked.name, &asked.request_id, |node| {
             Command::CordonNode { node }
         })
         .await?;
@@ -142,9 +141,10 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn uncordon(
         &self,
+        who: &Who,
         asked: &v1::UncordonNodeRequest,
     ) -> Result<v1::UncordonNodeResponse, Status> {
-        self.on_node("UncordonNode", &asked.name, &asked.request_id, |node| {
+        self.on_node(who, &asked.name, &asked.request_id, |node| {
             Command::UncordonNode { node }
         })
         .await?;
@@ -155,6 +155,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn drain(
         &self,
+        who: &Who,
         asked: &v1::DrainNodeRequest,
     ) -> Result<v1::DrainNodeResponse, Status> {
         let deadline = match &asked.deadline {
@@ -170,7 +171,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
                 Some(self.now().utc.saturating_add(span.as_millis() as u64))
             }
         };
-        self.on_node("DrainNode", &asked.name, &asked.request_id, |node| {
+        self.on_node(who, &asked.name, &asked.request_id, |node| {
             Command::DrainNode { node, deadline }
         })
         .await?;
@@ -181,6 +182,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn remove(
         &self,
+        who: &Who,
         asked: &v1::RemoveNodeRequest,
     ) -> Result<v1::RemoveNodeResponse, Status> {
         self.node(&asked.name)?;
@@ -188,7 +190,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
         // First: from now on the node opens nothing, whatever becomes of the rest.
         let revoked = self.parts.admissions.remove(&asked.name, self.now().utc);
         revoked.await.map_err(|_| errors::stopping())?;
-        self.on_node("RemoveNode", &asked.name, &asked.request_id, |node| {
+        self.on_node(who, &asked.name, &asked.request_id, |node| {
             Command::RemoveNode { node }
         })
         .await?;
@@ -199,6 +201,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn put_pool(
         &self,
+        who: &Who,
         asked: &v1::SetPoolRequest,
     ) -> Result<v1::SetPoolResponse, Status> {
         let told = asked
@@ -233,7 +236,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             return Ok(v1::SetPoolResponse { pool: Some(shown) });
         }
         self.write(
-            "SetPool",
+            who,
             name.as_str(),
             &asked.request_id,
             vec![Command::SetPool(Box::new(pool))],
@@ -258,6 +261,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn drop_pool(
         &self,
+        who: &Who,
         asked: &v1::DeletePoolRequest,
     ) -> Result<v1::DeletePoolResponse, Status> {
         let name = PoolName::new(&asked.name);
@@ -283,7 +287,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             )),
             Some(PoolOrigin::Api) => {
                 self.write(
-                    "DeletePool",
+                    who,
                     name.as_str(),
                     &asked.request_id,
                     vec![Command::DeletePool { pool: name.clone() }],
@@ -297,6 +301,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
 
     pub(super) async fn put_share(
         &self,
+        who: &Who,
         asked: &v1::SetShareRequest,
     ) -> Result<v1::SetShareResponse, Status> {
         let parts: Vec<&str> = asked.subject.split('/').collect();
@@ -334,7 +339,7 @@ impl<S: Store, D: Demand> Fleets<S, D> {
             maximum: asked.maximum,
         };
         self.write(
-            "SetShare",
+            who,
             &asked.subject,
             &asked.request_id,
             vec![command],

@@ -146,8 +146,9 @@ async fn whole(arguments: Arguments) -> Result<bool> {
 fn addresses(parts: &Parts, show: &mut Show) {
     if let Some(scheduler) = &parts.scheduler {
         show.line(&format!(
-            "fleet is up; ask it yourself: longshore --scheduler {} runner status",
-            scheduler.api_url()
+            "fleet is up; ask it yourself: longshore --scheduler {} --token-file {} runner status",
+            scheduler.api_url(),
+            scheduler.token_file.display()
         ));
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use bollard::Docker;
-use longshore_client::{Builder, Client, v1};
+use longshore_client::{Client, v1};
 
 use super::{
     folder::Folder,
@@ -89,7 +89,7 @@ impl Parts {
             node: identity.node.clone(),
             state: folder.state().join("agent"),
             scheduler: scheduler.nodes_url(),
-            api: Some(scheduler.api_url()),
+            api: Some(scheduler.door()),
             engine_socket: Some(wishes.engine_socket.clone()),
             slots_cidr: Some(identity.slots_cidr.clone()),
             env: vec![(RUN_VARIABLE.to_owned(), identity.run.clone())],
@@ -106,7 +106,7 @@ impl Parts {
             .scheduler
             .as_ref()
             .context("the scheduler is started first")?;
-        Ok(Builder::new(scheduler.api_url()).build()?)
+        scheduler.client()
     }
 
     /// Fails when a program has ended by itself.

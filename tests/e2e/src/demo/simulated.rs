@@ -16,7 +16,7 @@ use super::{
     stop::Stop,
     verdict::JobState,
 };
-use crate::fleet::{Scheduler, SchedulerSettings, Sim, cli, secret_file};
+use crate::fleet::{Scheduler, SchedulerSettings, Sim, secret_file};
 
 /// Longest the whole queue may take on a slow host.
 const QUEUE_WITHIN: Duration = Duration::from_secs(600);
@@ -297,7 +297,7 @@ pub async fn write_jobs(
             }
         }
         if job["status"] == "queued" {
-            let output = cli(&wishes.binaries, &scheduler.api_url(), &["explain", &id]).await?;
+            let output = scheduler.cli(&wishes.binaries, &["explain", &id]).await?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned()
                 + &String::from_utf8_lossy(&output.stderr);
             write_text(&place.join("explain.txt"), &text)?;

@@ -6,14 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use bollard::Docker;
-use longshore_client::{Builder, Client, v1};
+use longshore_client::{Client, v1};
 use longshore_e2e::binaries::Binaries;
 use longshore_e2e::demo::gather::rows;
 use longshore_e2e::demo::host_state::{self, Difference, HostState, Marks};
 use longshore_e2e::demo::identity::{self, RUN_VARIABLE};
-use longshore_e2e::fleet::{
-    self, Agent, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file,
-};
+use longshore_e2e::fleet::{Agent, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file};
 use longshore_e2e::process::Process;
 use longshore_e2e::wait;
 use serde_json::{Value, json};
@@ -287,7 +285,7 @@ impl Rig {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Builder::new(self.scheduler.api_url()).build().unwrap()
+        self.scheduler.client().unwrap()
     }
 
     /// Pushes one run.
@@ -389,9 +387,7 @@ impl Rig {
     }
 
     pub(crate) async fn cli(&self, arguments: &[&str]) -> std::process::Output {
-        fleet::cli(&self.binaries, &self.scheduler.api_url(), arguments)
-            .await
-            .unwrap()
+        self.scheduler.cli(&self.binaries, arguments).await.unwrap()
     }
 
     /// The scheduler dies as by a power cut and comes back over its store.

@@ -1,7 +1,7 @@
 //! `longshore up` and `longshore runner start`: a whole fleet by one command, with the real programs.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use longshore_e2e::binaries::Binaries;
 use longshore_e2e::demo::host_state::{self, Difference, HostState, Marks};
@@ -55,7 +55,7 @@ impl Host {
         }
     }
 
-    fn state(&self) -> std::path::PathBuf {
+    fn state(&self) -> PathBuf {
         self.folder.path().join("state")
     }
 
@@ -241,9 +241,12 @@ async fn a_job_that_runs_when_up_ends_goes_on_and_is_known_to_the_next_up() {
     assert_eq!(ended["conclusion"], "success", "{ended:#}");
     // Its end is seen, and its container taken away.
     let api = format!("http://{}", again.said_text("api").unwrap());
+    let token = PathBuf::from(again.said_text("token_file").unwrap());
     wait::until("the job's runner to be over", SOON, || async {
         let words = ["runner", "list-containers", "-o", "json"];
-        let output = fleet::cli(&host.binaries, &api, &words).await.unwrap();
+        let output = fleet::cli(&host.binaries, &api, &token, &words)
+            .await
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         match serde_json::from_str::<Value>(&text) {
             Ok(Value::Array(containers)) if containers.is_empty() => Ok(()),
@@ -273,6 +276,7 @@ async fn a_fleet_in_the_background_serves_a_job_until_it_is_taken_down() {
     assert_eq!(host.processes().await, fleet());
 
     let api = format!("http://{}", start.said_text("api").unwrap());
+    let token = PathBuf::from(start.said_text("token_file").unwrap());
     let state = host.state().display().to_string();
     for (words, field) in [
         (&["runner", "stop"][..], ("was_running", json!(true))),
@@ -280,7 +284,9 @@ async fn a_fleet_in_the_background_serves_a_job_until_it_is_taken_down() {
         (&["down", "--state-dir", &state], ("kind", json!("process"))),
     ] {
         let words = [words, &["-o", "json"]].concat();
-        let output = fleet::cli(&host.binaries, &api, &words).await.unwrap();
+        let output = fleet::cli(&host.binaries, &api, &token, &words)
+            .await
+            .unwrap();
         assert!(output.status.success(), "{words:?}: {output:?}");
         let said: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(said[field.0], field.1, "{words:?}: {said:#}");

@@ -13,7 +13,7 @@ use crate::shapes::outcome::Started;
 use crate::units::proto_duration;
 
 pub(super) async fn run(global: &Global, args: Start) -> Result<(), Failure> {
-    let client = builder(global).attempts(1).build()?;
+    let client = builder(global)?.attempts(1).build()?;
     let answers = client.get_status(v1::GetStatusRequest {}).await;
     let mut out = Out::new(global.output);
     match answers {
@@ -41,7 +41,7 @@ async fn in_foreground(
 ) -> Result<(), Failure> {
     let signals = local::Signals::new(false)?;
     local::run(plan, signals, async |places| {
-        let client = client_at(global, &places.api)?;
+        let client = client_at(global, places)?;
         scaling_on(&client, scaling, false).await?;
         out.object(places)?;
         troubles::say(&client, out).await?;
@@ -57,7 +57,7 @@ async fn in_background(
     out: &mut Out,
 ) -> Result<(), Failure> {
     let places = local::start_in_background(plan).await?;
-    let client = client_at(global, &places.api)?;
+    let client = client_at(global, &places)?;
     if let Err(failure) = scaling_on(&client, scaling, false).await {
         // Half a start would be worse than none.
         local::stop(&plan.state).await?;

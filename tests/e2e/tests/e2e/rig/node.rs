@@ -62,7 +62,7 @@ impl Node {
             node: id.node.clone(),
             state: folder.join(format!("agent-{}", id.run)),
             scheduler: scheduler.nodes_url(),
-            api: Some(scheduler.api_url()),
+            api: Some(scheduler.door()),
             engine_socket: Some(socket),
             slots_cidr: Some(id.slots_cidr.clone()),
             max_runners: plan.max_runners,
