@@ -180,7 +180,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     if !identity.has_joined()? {
         // A scheduler that is not there yet must not hold up a boot.
         systemd::notify("READY=1\nSTATUS=joining the fleet");
-        join(&config, &identity, &clock, &stop).await?;
+        tokio::select! {
+            joined = join(&config, &identity, &clock, &stop) => joined?,
+            // There is no driver yet that could answer.
+            () = ping_meanwhile() => {}
+        }
     }
     let dial = Dial::new(config.scheduler.clone(), identity);
     let logs =
@@ -284,11 +288,27 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Tells systemd again and again that the driver answers, when systemd wants to hear it.
-fn watch_over(driver: mpsc::Sender<Input>) -> Option<tokio::task::JoinHandle<()>> {
+/// How often systemd wants to hear that all is well.
+fn ping_interval() -> Option<Duration> {
     let variable = |name: &str| std::env::var(name).ok();
     let (usec, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
-    let every = systemd::interval(usec.as_deref(), pid.as_deref(), std::process::id())?;
+    systemd::interval(usec.as_deref(), pid.as_deref(), std::process::id())
+}
+
+/// Tells systemd by the clock alone; never ends.
+async fn ping_meanwhile() {
+    let Some(every) = ping_interval() else {
+        return std::future::pending().await;
+    };
+    loop {
+        systemd::notify("WATCHDOG=1");
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// Tells systemd again and again that the driver answers, when systemd wants to hear it.
+fn watch_over(driver: mpsc::Sender<Input>) -> Option<tokio::task::JoinHandle<()>> {
+    let every = ping_interval()?;
     let ping = || systemd::notify("WATCHDOG=1");
     Some(tokio::spawn(systemd::watch(driver, every, ping)))
 }

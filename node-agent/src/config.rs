@@ -169,6 +169,12 @@ pub const KEYS: [(&str, &str, &str); 32] = [
     ),
 ];
 
+/// Keys that a running agent takes in at SIGHUP; the others need a restart, which stops no job.
+pub const RELOADED: [&str; 1] = ["log"];
+
+/// Keys that stand for a file which systemd hands over (`LoadCredential=`) when nothing else sets them.
+pub const CREDENTIALS: [(&str, &str); 1] = [("join_token_file", "join-token")];
+
 /// Below it a file system has no room for files.
 const SMALLEST_JOB_DISK: u64 = 16 << 20;
 /// A container is given five seconds to stop, and an engine has other things to do.
@@ -180,9 +186,10 @@ pub enum ConfigError {
     Read(PathBuf, std::io::Error),
     #[error("{0}: {1}")]
     Toml(PathBuf, String),
-    #[error("{file}: unknown key {key:?}; {hint}")]
+    #[error("{place}: unknown key {key:?}; {hint}")]
     Unknown {
-        file: PathBuf,
+        /// File and line.
+        place: String,
         key: String,
         hint: String,
     },
@@ -224,6 +231,19 @@ impl Settings {
                 )
             })
             .collect();
+        for (key, name) in CREDENTIALS {
+            let folder = env("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+            let path = folder.map(|folder| folder.join(name));
+            if let (Some(path), Some(key)) = (path.filter(|path| path.exists()), known(key)) {
+                all.insert(
+                    key,
+                    Set {
+                        value: path.display().to_string(),
+                        origin: format!("credential {name}"),
+                    },
+                );
+            }
+        }
         if let Some(path) = file {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| ConfigError::Read(path.into(), error))?;
@@ -231,9 +251,13 @@ impl Settings {
                 ConfigError::Toml(path.into(), error.to_string())
             })?;
             for (key, value) in flat(table) {
+                let place = match line_of(&text, &key) {
+                    Some(line) => format!("{}:{line}", path.display()),
+                    None => path.display().to_string(),
+                };
                 let Some(known) = known(&key) else {
                     return Err(ConfigError::Unknown {
-                        file: path.into(),
+                        place,
                         hint: hint(&key),
                         key,
                     });
@@ -241,14 +265,14 @@ impl Settings {
                 let value = plain(&value).ok_or_else(|| ConfigError::Value {
                     key: known,
                     value: value.to_string(),
-                    origin: path.display().to_string(),
+                    origin: place.clone(),
                     problem: "must be text, a number, true or false, or a list of texts".into(),
                 })?;
                 all.insert(
                     known,
                     Set {
                         value,
-                        origin: path.display().to_string(),
+                        origin: place,
                     },
                 );
             }
@@ -284,6 +308,15 @@ impl Settings {
             .map(|(key, set)| format!("{key} = {:?}  # {}", set.value, set.origin))
     }
 
+    /// Keys whose value is another one in `newer`.
+    pub fn changed(&self, newer: &Self) -> Vec<&'static str> {
+        let differs = |key: &&'static str| {
+            let value = |all: &Self| all.0.get(key).map(|set| set.value.clone());
+            value(self) != value(newer)
+        };
+        self.0.keys().copied().filter(differs).collect()
+    }
+
     fn parse<T>(
         &self,
         key: &'static str,
@@ -317,6 +350,25 @@ fn flat(table: toml::Table) -> Vec<(String, toml::Value)> {
         }
     }
     all
+}
+
+/// The line, from 1, that sets a key, which is written as in [`flat`].
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let mut prefix = String::new();
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(section) = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.split(']').next())
+        {
+            prefix = format!("{}_", section.trim());
+        } else if let Some((left, _)) = line.split_once('=')
+            && format!("{prefix}{}", left.trim().trim_matches(['"', '\''])) == key
+        {
+            return Some(number + 1);
+        }
+    }
+    None
 }
 
 fn known(key: &str) -> Option<&'static str> {
@@ -686,6 +738,29 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("[a-z0-9-]"), "{text}");
+    }
+
+    #[test]
+    fn a_mistake_in_the_file_names_its_line() {
+        let error = |toml| gather(toml, &[], &[]).unwrap_err().to_string();
+        let text = error("node = 'a'\n\n[standby]\n# few\nflor = 2\n");
+        assert!(
+            text.contains("agent.toml:5: unknown key \"standby_flor\""),
+            "{text}"
+        );
+        let text = error("pull = true\nmax_runners = 'many'\n");
+        assert!(text.contains("agent.toml:2)"), "{text}");
+    }
+
+    #[test]
+    fn what_changed_is_named() {
+        let gather = |flags: &[(&str, &str)]| {
+            let flags = flags.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+            Settings::gather(None, |_| None, &flags.collect()).unwrap()
+        };
+        let (old, new) = (gather(&[]), gather(&[("log", "debug"), ("cpu", "2")]));
+        assert_eq!(old.changed(&new), ["cpu", "log"]);
+        assert!(old.changed(&old).is_empty());
     }
 
     #[test]

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 
 use agent_core::sandbox::gpu_proof;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use longshore_agent::config::{Config, KEYS, Settings};
+use longshore_agent::config::{Config, KEYS, RELOADED, Settings};
 use longshore_agent::{app, see_gpus, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
 
 /// As a flag that does not exist ends it: told before anything is touched.
 const USAGE: u8 = 2;
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    match start(&matches, config) {
+    match start(&matches, settings, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("longshore-agent: {error:#}");
@@ -130,7 +131,7 @@ fn configuration(matches: &ArgMatches) -> anyhow::Result<(Settings, Config)> {
 }
 
 #[tokio::main]
-async fn start(matches: &ArgMatches, config: Config) -> anyhow::Result<()> {
+async fn start(matches: &ArgMatches, settings: Settings, config: Config) -> anyhow::Result<()> {
     if matches.subcommand_matches("detect").is_some() {
         println!("{}", app::detect(&config).await?);
         return Ok(());
@@ -151,10 +152,46 @@ async fn start(matches: &ArgMatches, config: Config) -> anyhow::Result<()> {
         }
         told.cancel();
     });
-    let result = match matches.subcommand_matches("join") {
-        Some(_) => app::join_again(&config, stop).await,
-        None => app::run(config, stop).await,
+    let mut hangup = signal(SignalKind::hangup())?;
+    let running = async {
+        match matches.subcommand_matches("join") {
+            Some(_) => app::join_again(&config, stop).await,
+            None => app::run(config, stop).await,
+        }
+    };
+    tokio::pin!(running);
+    let mut settings = settings;
+    let result = loop {
+        tokio::select! {
+            result = &mut running => break result,
+            _ = hangup.recv() => {
+                if let Err(error) = reload(matches, &mut settings, &telemetry) {
+                    error!(error = format!("{error:#}"), "the configuration stays as it was");
+                }
+            }
+        }
     };
     telemetry.stop();
     result
+}
+
+/// Reads the configuration again: applies what can be and names the rest.
+fn reload(
+    matches: &ArgMatches,
+    settings: &mut Settings,
+    telemetry: &telemetry::Telemetry,
+) -> anyhow::Result<()> {
+    let (next, config) = configuration(matches)?;
+    let changed = settings.changed(&next);
+    telemetry.set_filter(&config.log)?;
+    debug!(filter = config.log, "the log filter in force");
+    info!(?changed, "the configuration was read again");
+    for setting in changed.iter().filter(|key| !RELOADED.contains(key)) {
+        warn!(
+            setting,
+            "this setting changed and needs a restart to be in force; a restart stops no job"
+        );
+    }
+    *settings = next;
+    Ok(())
 }

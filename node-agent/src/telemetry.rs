@@ -16,17 +16,20 @@ use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 /// Flushes what was not exported yet.
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    filter: Refilter,
 }
+
+/// Puts another filter in force.
+type Refilter = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
 impl Telemetry {
     pub fn start(node: &str, log: &str, otlp_endpoint: Option<&str>) -> anyhow::Result<Self> {
-        let filter = EnvFilter::try_new(log)
-            .with_context(|| format!("log {log:?} is not a filter such as info or debug"))?;
+        let (filter, handle) = reload::Layer::new(read(log)?);
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(std::io::stderr)
             // Escape sequences are for terminals, not for log files.
@@ -45,7 +48,15 @@ impl Telemetry {
             .with(lines)
             .try_init()
             .context("logging was set up before")?;
-        Ok(Self { provider })
+        Ok(Self {
+            provider,
+            filter: Box::new(move |filter| handle.reload(filter)),
+        })
+    }
+
+    /// Logs by another filter from now on; a wrong one changes nothing.
+    pub fn set_filter(&self, log: &str) -> anyhow::Result<()> {
+        (self.filter)(read(log)?).context("the log filter was not changed")
     }
 
     pub fn stop(self) {
@@ -54,6 +65,11 @@ impl Telemetry {
             let _ = provider.shutdown_with_timeout(Duration::from_secs(2));
         }
     }
+}
+
+fn read(log: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(log)
+        .with_context(|| format!("log {log:?} is not a filter such as info or debug"))
 }
 
 fn provider(node: &str, endpoint: &str) -> anyhow::Result<SdkTracerProvider> {

@@ -44,7 +44,7 @@ use crate::{
         vitals::Vitals,
     },
     clock::{SystemClock, utc},
-    config::Config,
+    config::{Config, WatchSettings},
     driver::{Driver, DriverError, Parts, Recovered},
     housekeeping,
     inbox::{Inbox, Request, inbox},
@@ -183,6 +183,7 @@ pub struct Running {
     pub inbox: Inbox,
     pub view: View,
     pub metrics: Metrics,
+    settings: watch::Sender<WatchSettings>,
     stage: watch::Sender<Stage>,
     links: Arc<Links>,
     /// Listeners, sweeps and streams end by this ...
@@ -262,6 +263,7 @@ where
     let token_file = local_token(&config, &tokens, &inbox, &directory).await?;
 
     let (settings, changes) = watch::channel(config.watch.clone());
+    let watching = settings.clone();
     let vitals = Arc::new(Vitals::default());
     let admissions = Arc::new(Admissions::new(
         authority,
@@ -362,6 +364,7 @@ where
         inbox,
         view,
         metrics,
+        settings: watching,
         stage,
         links,
         serving,
@@ -380,6 +383,18 @@ impl Running {
             Ok(Err(error)) => error.to_string(),
             Err(error) => format!("the driver panicked: {error}"),
         }
+    }
+
+    /// Brings the state and what is watched in line with a configuration that changed.
+    pub async fn reconfigure(
+        &self,
+        config: &Config,
+        stored_settings: bool,
+    ) -> Result<(), StartError> {
+        configure(&self.inbox, &self.view, config, stored_settings).await?;
+        // Also when it is the same: GitHub is then connected to anew, with what may have changed there.
+        self.settings.send_replace(config.watch.clone());
+        Ok(())
     }
 
     /// Ends in order: listeners and streams, then the driver, then the view.

@@ -5,9 +5,11 @@
 //! part of it, only the paths of their files.
 
 pub mod accounts;
+mod changes;
 pub mod credentials;
 pub mod domains;
 pub mod keys;
+mod lines;
 pub(crate) mod pools;
 mod report;
 pub mod runtime;
@@ -27,6 +29,7 @@ use scheduler_core::{
     model::{Pool, Resources},
 };
 
+pub use changes::Changes;
 use credentials::Credentials;
 use keys::{KEYS, Key, POOL_KEYS, nearest};
 
@@ -36,7 +39,8 @@ pub enum Origin {
     Default,
     /// A file that systemd handed over under this name.
     Credential(String),
-    File(PathBuf),
+    /// The file and the line in it.
+    File(PathBuf, Option<usize>),
     /// `StartAutoscaler` settings kept in the store.
     Stored,
     Environment(String),
@@ -48,10 +52,23 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::Credential(name) => write!(f, "credential {name}"),
-            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::File(path, line) => write!(f, "file {}", Place(path, *line)),
             Self::Stored => f.write_str("stored by StartAutoscaler"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(flag) => write!(f, "flag --{flag}"),
+        }
+    }
+}
+
+/// A file and, when it is known, the line.
+struct Place<'a>(&'a Path, Option<usize>);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.display())?;
+        match self.1 {
+            Some(line) => write!(f, ":{line}"),
+            None => Ok(()),
         }
     }
 }
@@ -283,10 +300,12 @@ fn defaults() -> Origins {
 
 fn overlay_credentials(given: &Credentials, origins: &mut Origins) {
     for (path, name) in credentials::NAMES {
-        let list = KEYS.iter().any(|key| key.path == *path && key.list);
-        let files = given.files(name, list);
+        let Some(key) = KEYS.iter().find(|key| key.path == *path) else {
+            continue;
+        };
+        let files = given.files(name, key.list);
         if !files.is_empty() {
-            origins.insert(path, (files, Origin::Credential((*name).to_owned())));
+            origins.insert(key.path, (files, Origin::Credential((*name).to_owned())));
         }
     }
 }
@@ -343,6 +362,8 @@ struct Tables {
     pools: Vec<toml::Table>,
     shares: toml::Table,
     accounts: accounts::Lists,
+    /// The whole file, to find lines in.
+    text: String,
 }
 
 fn read_file(
@@ -352,6 +373,7 @@ fn read_file(
     tables: &mut Tables,
     problems: &mut Vec<String>,
 ) {
+    text.clone_into(&mut tables.text);
     let file = path.display();
     let table = match text.parse::<toml::Table>() {
         Ok(table) => table,
@@ -378,9 +400,10 @@ fn read_file(
                     tables.accounts = accounts::take(&mut entries, &mut wrong);
                     problems.extend(wrong.into_iter().map(|text| format!("{file}: {text}")));
                 }
-                read_section(path, &section, entries, origins, problems);
+                read_section(path, text, &section, entries, origins, problems);
             }
             (key, _) => {
+                let file = Place(path, lines::of(text, "", None, key));
                 let hint = suggestion(key, KEYS.iter().map(|key| key.path));
                 problems.push(format!("{file}: unknown key `{key}`{hint}"));
             }
@@ -390,12 +413,12 @@ fn read_file(
 
 fn read_section(
     path: &Path,
+    text: &str,
     section: &str,
     entries: toml::Table,
     origins: &mut Origins,
     problems: &mut Vec<String>,
 ) {
-    let file = path.display();
     let sections: Vec<&str> = KEYS
         .iter()
         .filter_map(|key| key.path.split('.').next())
@@ -403,11 +426,14 @@ fn read_section(
         .collect();
     if !sections.contains(&section) {
         let hint = suggestion(section, sections);
+        let file = Place(path, lines::of(text, section, None, ""));
         problems.push(format!("{file}: unknown section `[{section}]`{hint}"));
         return;
     }
     for (name, value) in entries {
         let dotted = format!("{section}.{name}");
+        let line = lines::of(text, section, None, &name);
+        let file = Place(path, line);
         let Some(key) = KEYS.iter().find(|key| key.path == dotted) else {
             let hint = match accounts::nearest_list(&name).filter(|_| section == "github") {
                 Some(list) => format!("; did you mean [[github.{list}]]?"),
@@ -418,7 +444,7 @@ fn read_section(
         };
         match texts(&value) {
             Some(values) if key.list || !value.is_array() => {
-                origins.insert(key.path, (values, Origin::File(path.to_owned())));
+                origins.insert(key.path, (values, Origin::File(path.to_owned(), line)));
             }
             _ if key.list => problems.push(format!("{file}: `{dotted}` takes a list of texts")),
             _ => problems.push(format!("{file}: `{dotted}` takes one value")),
@@ -517,8 +543,8 @@ impl Reader<'_> {
         let mut problems = Vec::new();
         let pools = defaults
             .as_ref()
-            .map(|defaults| pools::pools(&tables.pools, defaults, &mut problems));
-        let shares = pools::shares(&tables.shares, &mut problems);
+            .map(|defaults| pools::pools(&tables.pools, &tables.text, defaults, &mut problems));
+        let shares = pools::shares(&tables.shares, &tables.text, &mut problems);
         self.problems.borrow_mut().append(&mut problems);
         Some(Config {
             state_dir: self.path("scheduler.state_dir")?,

@@ -1,6 +1,12 @@
 //! GitHub as the process holds it: replaced as a whole when what is watched changes.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use scheduler_core::{
@@ -29,31 +35,51 @@ const SOONEST_LIST: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Hub {
     current: Arc<ArcSwap<Client>>,
-    config: Arc<GitHubConfig>,
+    config: Arc<ArcSwap<GitHubConfig>>,
     prefix: Arc<str>,
-    /// Time between two lists of runners.
-    list_every: Duration,
+    /// Time between two lists of runners, in milliseconds.
+    list_every: Arc<AtomicU64>,
 }
 
 impl Hub {
     /// Checks settings and files; calls nobody. `fleet_id` marks our runners.
     pub fn connect(config: &Config, fleet_id: &str) -> Result<Self, ConnectError> {
         let prefix = format!("ls-{fleet_id}-");
-        // A ghost is found by two lists; an orphan by the one after it is old enough.
-        let list_every = (config.defaults.orphan_age / 2).min(config.defaults.ghost_age);
+        let list_every = list_every(config);
         let wanted = settings(&config.github, &config.watch, &prefix, list_every)?;
         let client = Client::connect(wanted)?;
         Ok(Self {
             current: Arc::new(ArcSwap::from_pointee(client)),
-            config: Arc::new(config.github.clone()),
+            config: Arc::new(ArcSwap::from_pointee(config.github.clone())),
             prefix: prefix.into(),
-            list_every,
+            list_every: Arc::new(AtomicU64::new(list_every.as_millis() as u64)),
         })
+    }
+
+    /// Takes other settings for the connection that the next change of what is watched makes.
+    /// What could not connect is refused, and everything stays as it is.
+    pub fn reconfigure(&self, config: &Config) -> Result<(), ConnectError> {
+        let every = list_every(config);
+        Client::connect(settings(
+            &config.github,
+            &config.watch,
+            &self.prefix,
+            every,
+        )?)?;
+        self.config.store(Arc::new(config.github.clone()));
+        self.list_every
+            .store(every.as_millis() as u64, Ordering::Relaxed);
+        Ok(())
     }
 
     fn client(&self) -> Client {
         Client::clone(&self.current.load())
     }
+}
+
+/// A ghost is found by two lists; an orphan by the one after it is old enough.
+fn list_every(config: &Config) -> Duration {
+    (config.defaults.orphan_age / 2).min(config.defaults.ghost_age)
 }
 
 fn settings(
@@ -220,7 +246,8 @@ impl Source for Hub {
                 return;
             }
             let wanted = changes.borrow_and_update().clone();
-            let connected = settings(&self.config, &wanted, &self.prefix, self.list_every)
+            let every = Duration::from_millis(self.list_every.load(Ordering::Relaxed));
+            let connected = settings(&self.config.load(), &wanted, &self.prefix, every)
                 .and_then(Client::connect);
             match connected {
                 // The older one's tokens expire by themselves: calls under way still use them.

@@ -131,11 +131,11 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .map_err(|error| anyhow::anyhow!("failed to {error}"))?;
     let hub = Hub::connect(&config, recovered.1.fleet_id())?;
     let mut running = app::start(Wiring {
-        config,
+        config: config.clone(),
         listeners,
         store: Arc::new(store.clone()),
         recovered,
-        github: hub,
+        github: hub.clone(),
         webhook_bounds: WebhookBounds::default(),
         stored_settings: stored.is_some(),
     })
@@ -144,7 +144,14 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let signals = Signals::listen()?;
     announce(running.addresses, &authority, &running.token_file)?;
     watch_over(&running);
-    let failure = wait(&mut running, signals).await;
+    let mut reload = Reload {
+        arguments,
+        config,
+        hub,
+        store: &store,
+        telemetry: &telemetry,
+    };
+    let failure = wait(&mut running, signals, &mut reload).await;
     systemd::notify("STOPPING=1");
     let ending = async {
         running.shutdown().await;
@@ -268,10 +275,11 @@ fn watch_over(running: &Running) {
     }));
 }
 
-/// The two signals that end it in order.
+/// The signals it listens to: two end it in order, one has it read its configuration again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -279,18 +287,71 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 }
 
-/// Waits for a signal, or for the driver to fail: the reason then.
-async fn wait(running: &mut Running, mut signals: Signals) -> Option<String> {
-    tokio::select! {
-        _ = signals.terminate.recv() => None,
-        _ = signals.interrupt.recv() => None,
-        failure = running.failed() => {
-            tracing::error!(failure, "the scheduler cannot go on");
-            Some(failure)
+/// What a running scheduler needs to take in another configuration.
+struct Reload<'a> {
+    arguments: &'a Arguments,
+    /// In force.
+    config: Config,
+    hub: Hub,
+    store: &'a Sqlite,
+    telemetry: &'a Telemetry,
+}
+
+impl Reload<'_> {
+    /// Applies what can be and names the rest; a wrong configuration changes nothing.
+    async fn run(&mut self, running: &Running) -> anyhow::Result<()> {
+        let given = Given::read(self.arguments)?;
+        let stored = stored_settings(self.store).await?;
+        let next = given.resolve(self.arguments, stored.as_ref())?;
+        let changes = self.config.changes(&next);
+        if changes.is_empty() {
+            tracing::info!("the configuration was read again; nothing in it changed");
+            return Ok(());
+        }
+        self.hub.reconfigure(&next)?;
+        self.telemetry.set_filter(&next.log)?;
+        running.reconfigure(&next, stored.is_some()).await?;
+        tracing::info!(changed = ?changes.applied, "the configuration was read again and is in force");
+        for setting in &changes.restart {
+            tracing::warn!(
+                setting,
+                "this setting changed and needs a restart to be in force; a restart stops no job"
+            );
+        }
+        for warning in exposed(&next, &given.credentials) {
+            tracing::warn!("{warning}");
+        }
+        self.config = next;
+        Ok(())
+    }
+}
+
+/// Waits for a signal that ends it, or for the driver to fail: the reason then.
+async fn wait(
+    running: &mut Running,
+    mut signals: Signals,
+    reload: &mut Reload<'_>,
+) -> Option<String> {
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => return None,
+            _ = signals.interrupt.recv() => return None,
+            _ = signals.hangup.recv() => {}
+            failure = running.failed() => {
+                tracing::error!(failure, "the scheduler cannot go on");
+                return Some(failure);
+            }
+        }
+        if let Err(error) = reload.run(running).await {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the configuration stays as it was"
+            );
         }
     }
 }

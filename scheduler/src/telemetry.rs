@@ -6,13 +6,14 @@ pub mod trace;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt};
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt, reload};
 
 use redact::RedactingStderr;
 
 /// Keeps the exporter alive; `shutdown` sends what is left.
 pub struct Telemetry {
     provider: Option<SdkTracerProvider>,
+    filter: reload::Handle<EnvFilter, Registry>,
 }
 
 /// Why telemetry cannot start.
@@ -33,11 +34,7 @@ pub enum TelemetryError {
 impl Telemetry {
     /// Installs the process-wide subscriber. Call once, inside the runtime.
     pub fn start(filter: &str, otlp_endpoint: Option<&str>) -> Result<Self, TelemetryError> {
-        let wrong_filter = |detail: String| TelemetryError::Filter {
-            filter: filter.to_owned(),
-            detail,
-        };
-        let log_filter = EnvFilter::try_new(filter).map_err(|e| wrong_filter(e.to_string()))?;
+        let (log_filter, handle) = reload::Layer::new(read(filter)?);
         let log = tracing_subscriber::fmt::layer()
             .json()
             .flatten_event(true)
@@ -54,7 +51,20 @@ impl Telemetry {
         });
         let subscriber = Registry::default().with(log).with(spans);
         tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::Twice)?;
-        Ok(Self { provider })
+        Ok(Self {
+            provider,
+            filter: handle,
+        })
+    }
+
+    /// Logs by another filter from now on; a wrong one changes nothing.
+    pub fn set_filter(&self, filter: &str) -> Result<(), TelemetryError> {
+        let wanted = read(filter)?;
+        let changed = self.filter.reload(wanted);
+        changed.map_err(|error| TelemetryError::Filter {
+            filter: filter.to_owned(),
+            detail: error.to_string(),
+        })
     }
 
     /// Sends finished spans now.
@@ -74,6 +84,13 @@ impl Telemetry {
             eprintln!("spans were not all sent: {error}");
         }
     }
+}
+
+fn read(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(filter).map_err(|error| TelemetryError::Filter {
+        filter: filter.to_owned(),
+        detail: error.to_string(),
+    })
 }
 
 fn provider(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     config::{ConfigError, Credential, CredentialKind, SecretSource},
+    guard,
     limits::Limits,
 };
 
@@ -70,6 +71,14 @@ impl Secret {
             error: error.to_string(),
         };
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        // Also when the value is known: whoever opened the file may have changed it meanwhile.
+        if let Some(why) = guard::problem(path, metadata.mode(), metadata.uid(), guard::own()) {
+            return Err(ConfigError::Unusable {
+                what: self.what,
+                origin: path.display().to_string(),
+                why,
+            });
+        }
         let stamp = Stamp {
             modified: metadata.modified().ok(),
             length: metadata.len(),
@@ -259,18 +268,58 @@ impl fmt::Debug for Identity {
 mod tests {
     use super::*;
 
+    fn write(path: &std::path::Path, text: &str) {
+        use std::{io::Write, os::unix::fs::OpenOptionsExt};
+        let mut options = std::fs::OpenOptions::new();
+        options.create(true).write(true).truncate(true).mode(0o600);
+        let mut file = options.open(path).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_or_change_is_refused_even_when_its_value_is_known() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        write(&path, "ghp_neverprinted");
+        let secret = Secret::new(SecretSource::File(path.clone()), "the token");
+        for (mode, good) in [
+            (0o600, true),
+            (0o644, false),
+            (0o400, true),
+            (0o620, false),
+            (0o640, true),
+            (0o606, false),
+        ] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&path, permissions).unwrap();
+            match secret.read() {
+                Ok(_) => assert!(good, "{mode:o} was taken"),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!good, "{mode:o}: {error}");
+                    assert!(
+                        error.contains("chmod 600") && error.contains("the token"),
+                        "{error}"
+                    );
+                    assert!(!error.contains("neverprinted"));
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_replaced_file_is_read_again_and_an_unchanged_one_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        std::fs::write(&path, "ghp_one\n").unwrap();
+        write(&path, "ghp_one\n");
         let secret = Secret::new(SecretSource::File(path.clone()), "the token");
         assert_eq!(secret.read().unwrap().expose_secret(), "ghp_one");
         let fresh = folder.path().join("fresh");
-        std::fs::write(&fresh, "ghp_two").unwrap();
+        write(&fresh, "ghp_two");
         std::fs::rename(&fresh, &path).unwrap();
         assert_eq!(secret.read().unwrap().expose_secret(), "ghp_two");
-        std::fs::write(&path, "  \n").unwrap();
+        write(&path, "  \n");
         let error = secret.read().unwrap_err().to_string();
         assert!(
             error.contains("empty") && error.contains("token"),

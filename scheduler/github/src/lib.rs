@@ -30,6 +30,7 @@ mod directory;
 mod discovery;
 mod error;
 mod github;
+mod guard;
 mod ledger;
 mod limits;
 mod live;

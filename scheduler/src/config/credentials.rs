@@ -10,6 +10,7 @@ pub const NAMES: &[(&str, &str)] = &[
     ("github.token_file", "github-token"),
     ("github.app_key_file", "github-app-key"),
     ("github.webhook_secret_files", "webhook-secret"),
+    ("oidc.client_secret_file", "oidc-client-secret"),
 ];
 /// What a path begins with that means a credential by its name.
 const SCHEME: &str = "credential:";

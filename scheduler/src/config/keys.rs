@@ -325,6 +325,26 @@ pub const KEYS: &[Key] = &[
     ),
 ];
 
+/// Settings that a running scheduler takes in at SIGHUP, besides `[[pools]]`, `[shares]` and the
+/// lists of accounts: these paths, and what begins with one that ends in a dot.
+const RELOADED: &[&str] = &[
+    "scheduler.owners",
+    "scheduler.interval",
+    "scheduler.since_days",
+    "scheduler.max_runners",
+    "scheduler.image",
+    "github.",
+    "telemetry.log",
+    "defaults.",
+];
+
+/// Whether a running scheduler takes in a change of this setting; if not it needs a restart.
+pub fn is_reloaded(path: &str) -> bool {
+    RELOADED
+        .iter()
+        .any(|known| path == *known || (known.ends_with('.') && path.starts_with(known)))
+}
+
 /// Keys of one `[[pools]]` table.
 pub const POOL_KEYS: &[&str] = &[
     "name",

@@ -10,29 +10,32 @@ use scheduler_core::{
 use super::{
     domains,
     keys::{POOL_KEYS, SHARE_KEYS},
-    runtime, suggestion, values,
+    lines, runtime, suggestion, values,
 };
 
 /// All pools of the file; what is wrong goes to `problems`.
 pub(super) fn pools(
     tables: &[toml::Table],
+    file: &str,
     defaults: &Defaults,
     problems: &mut Vec<String>,
 ) -> Vec<Pool> {
     let mut pools: Vec<Pool> = Vec::new();
     for (index, table) in tables.iter().enumerate() {
         let name = table.get("name").and_then(toml::Value::as_str);
+        let at = |key: &str| line(lines::of(file, "pools", Some(index), key));
         let Some(name) = name.filter(|name| !name.is_empty()) else {
-            problems.push(format!("pool number {} has no `name`", index + 1));
+            let at = at("");
+            problems.push(format!("pool number {} has no `name`{at}", index + 1));
             continue;
         };
         if pools.iter().any(|pool| pool.name.as_str() == name) {
-            problems.push(format!("two pools are named `{name}`"));
+            problems.push(format!("two pools are named `{name}`{}", at("name")));
         }
         let mut pool = defaults.pool(name);
         for (key, value) in table {
             if let Err(problem) = set(&mut pool, key, value) {
-                problems.push(format!("pool `{name}`: {problem}"));
+                problems.push(format!("pool `{name}`: {problem}{}", at(key)));
             }
         }
         if let Err(problem) = domains::list(&pool.network_mode, &pool.allowed_domains) {
@@ -173,15 +176,20 @@ fn set(pool: &mut Pool, key: &str, value: &toml::Value) -> Result<(), String> {
 }
 
 /// `[shares]`: `"owner" = 2` or `"owner/name" = { weight = 2, maximum = 10 }`.
-pub(super) fn shares(table: &toml::Table, problems: &mut Vec<String>) -> Vec<(String, u32, u32)> {
+pub(super) fn shares(
+    table: &toml::Table,
+    file: &str,
+    problems: &mut Vec<String>,
+) -> Vec<(String, u32, u32)> {
     let mut shares = Vec::new();
     for (subject, value) in table {
+        let at = line(lines::of(file, "shares", None, subject));
         let (weight, maximum) = match value {
             toml::Value::Integer(_) => (number("weight", value), Ok(0)),
             toml::Value::Table(entry) => {
                 for key in entry.keys().filter(|k| !SHARE_KEYS.contains(&k.as_str())) {
                     let hint = suggestion(key, SHARE_KEYS.iter().copied());
-                    problems.push(format!("share `{subject}`: unknown key `{key}`{hint}"));
+                    problems.push(format!("share `{subject}`: unknown key `{key}`{hint}{at}"));
                 }
                 let read = |key: &str, default| {
                     entry
@@ -200,14 +208,19 @@ pub(super) fn shares(table: &toml::Table, problems: &mut Vec<String>) -> Vec<(St
                 shares.push((subject.clone(), weight, maximum));
             }
             (Ok(_), Ok(_)) => {
-                problems.push(format!("share `{subject}`: a weight is from 1 to 1000"));
+                problems.push(format!("share `{subject}`: a weight is from 1 to 1000{at}"));
             }
             (Err(problem), _) | (_, Err(problem)) => {
-                problems.push(format!("share `{subject}`: {problem}"));
+                problems.push(format!("share `{subject}`: {problem}{at}"));
             }
         }
     }
     shares
+}
+
+/// What names a line at the end of a problem.
+fn line(number: Option<usize>) -> String {
+    number.map_or(String::new(), |number| format!(" (line {number})"))
 }
 
 /// `8.0`, as NVIDIA writes it.

@@ -79,7 +79,7 @@ fn flags_stand_over_environment_over_stored_over_file() {
     assert!(
         config
             .report(false)
-            .contains("scheduler.image = \"file\"  # file /etc/longshore/scheduler.toml")
+            .contains("scheduler.image = \"file\"  # file /etc/longshore/scheduler.toml:5\n")
     );
 }
 
@@ -87,22 +87,22 @@ fn flags_stand_over_environment_over_stored_over_file() {
 fn an_unknown_key_is_an_error_with_the_nearest_key() {
     let text = problems("[scheduler]\nintervall = 10\n");
     assert!(
-        text.contains("unknown key `scheduler.intervall`; did you mean `scheduler.interval`?"),
+        text.contains("scheduler.toml:2: unknown key `scheduler.intervall`; did you mean `scheduler.interval`?"),
         "{text}"
     );
     let text = problems("[schedular]\ninterval = 10\n");
     assert!(
-        text.contains("unknown section `[schedular]`; did you mean `scheduler`?"),
+        text.contains("scheduler.toml:1: unknown section `[schedular]`; did you mean `scheduler`?"),
         "{text}"
     );
     let text = problems("[[pools]]\nname = \"gpu\"\nlables = [\"gpu\"]\n");
     assert!(
-        text.contains("pool `gpu`: unknown key `lables`; did you mean `labels`?"),
+        text.contains("pool `gpu`: unknown key `lables`; did you mean `labels`? (line 3)"),
         "{text}"
     );
     let text = problems("[shares]\n\"acme/web\" = { wieght = 2 }\n");
     assert!(
-        text.contains("unknown key `wieght`; did you mean `weight`?"),
+        text.contains("unknown key `wieght`; did you mean `weight`? (line 2)"),
         "{text}"
     );
 }
@@ -132,7 +132,7 @@ fn all_mistakes_are_told_at_once() {
         "{text}"
     );
     assert!(
-        text.contains("(file /etc/longshore/scheduler.toml)"),
+        text.contains("(file /etc/longshore/scheduler.toml:2)"),
         "{text}"
     );
 }
@@ -389,4 +389,27 @@ fn what_systemd_hands_over_needs_no_setting_and_stands_below_all_of_them() {
         text.contains("github.users `mona`") && text.contains("LoadCredential=mona"),
         "{text}"
     );
+}
+
+#[test]
+fn what_a_running_scheduler_takes_in_is_told_from_what_needs_a_restart() {
+    let with = |file: &str| resolve(&[], Some(file), &[], None).expect("valid");
+    let old = with("[scheduler]\ninterval = 10\n[[pools]]\nname = \"a\"\n");
+    assert!(old.changes(&old).is_empty());
+    let new = with(
+        "[scheduler]\ninterval = 20\nretention = \"1d\"\n[listen]\napi = \"127.0.0.1:1\"\n[defaults]\ncpu = 3\n\
+         [[pools]]\nname = \"b\"\n[shares]\nacme = 2\n[[github.users]]\nlogin = \"mona\"\ntoken_file = \"/x\"\n",
+    );
+    let changes = old.changes(&new);
+    assert_eq!(
+        changes.applied,
+        [
+            "scheduler.interval",
+            "defaults.cpu",
+            "github's accounts",
+            "pools",
+            "shares"
+        ]
+    );
+    assert_eq!(changes.restart, ["scheduler.retention", "listen.api"]);
 }

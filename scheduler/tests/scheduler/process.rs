@@ -27,6 +27,14 @@ fn command(state: &Path) -> Command {
     command
 }
 
+/// The webhook secret as a careful operator keeps it.
+fn write_secret(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, super::fake_github::SECRET).expect("written");
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, mode).expect("set");
+}
+
 async fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let output = tokio::time::timeout(PATIENCE, command.output())
         .await
@@ -114,22 +122,45 @@ async fn check_config_shows_origins_and_no_secret() {
 }
 
 #[tokio::test]
-async fn a_secret_that_others_may_read_is_said() {
+async fn a_secret_that_its_group_may_read_is_said_and_one_that_others_may_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
     let token = folder.path().join("token");
     std::fs::write(&token, "ghp_neverprinted").expect("written");
-    for (mode, told) in [(0o600, false), (0o640, true), (0o604, true)] {
+    for (mode, code, told) in [(0o600, 0, false), (0o640, 0, true), (0o604, 1, true)] {
         let permissions = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(&token, permissions).expect("set");
         let mut check = command(folder.path());
         check.args(["--check-config", "--github-token-file"]);
-        let (code, shown, errors) = output(check.arg(&token)).await;
-        assert_eq!(code, Some(0), "{errors}");
+        let (ended, shown, errors) = output(check.arg(&token)).await;
+        assert_eq!(ended, Some(code), "{mode:o}: {errors}");
+        let all = shown + &errors;
         let warning = format!("chmod 600 {}", token.display());
-        assert_eq!(shown.contains(&warning), told, "{mode:o}: {shown}");
-        assert!(!shown.contains("neverprinted"));
+        assert_eq!(all.contains(&warning), told, "{mode:o}: {all}");
+        assert!(!all.contains("neverprinted"));
     }
+}
+
+#[tokio::test]
+async fn a_key_of_somebody_else_is_refused_by_its_owner() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = folder.path().join("key");
+    write_secret(&key);
+    // Giving a file away takes root, as the tests of containers do.
+    std::os::unix::fs::chown(&key, Some(4242), None).expect("the tests run as root");
+    let mut check = command(folder.path());
+    check.args([
+        "--check-config",
+        "--github-app-id",
+        "7",
+        "--github-app-key-file",
+    ]);
+    let (code, _, errors) = output(check.arg(&key)).await;
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(
+        errors.contains("belongs to user 4242") && errors.contains("chown root"),
+        "{errors}"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +176,7 @@ async fn a_second_scheduler_on_one_state_folder_is_refused_by_name() {
 async fn kill_9_leaves_a_store_that_starts_again_and_sigterm_ends_it_in_order() {
     let folder = tempfile::tempdir().expect("a folder");
     let secret = folder.path().join("secret");
-    std::fs::write(&secret, super::fake_github::SECRET).expect("written");
+    write_secret(&secret);
     let state = folder.path().join("state");
     let scheduler = || {
         let mut scheduler = command(&state);
@@ -250,4 +281,90 @@ async fn what_systemd_hands_over_is_used_and_its_mode_is_its_own_matter() {
         !shown.contains("chmod") && !shown.contains("neverprinted"),
         "{shown}"
     );
+}
+
+/// The lines it logs, until one says this.
+async fn logged(
+    lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStderr>>,
+    says: &str,
+) -> Vec<String> {
+    let mut seen = Vec::new();
+    let read = async {
+        while let Some(line) = lines.next_line().await.expect("readable") {
+            let found = line.contains(says);
+            seen.push(line);
+            if found {
+                return;
+            }
+        }
+        panic!("it ended without {says}");
+    };
+    let read = tokio::time::timeout(PATIENCE, read).await;
+    assert!(read.is_ok(), "{says} was not logged: {seen:?}");
+    seen
+}
+
+#[tokio::test]
+async fn a_changed_configuration_is_taken_in_at_sighup_and_a_wrong_one_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("scheduler.toml");
+    let write = |text: &str| std::fs::write(&file, text).expect("written");
+    write("[[pools]]\nname = \"first\"\n");
+    let secret = folder.path().join("secret");
+    write_secret(&secret);
+    let mut scheduler = command(&folder.path().join("state"));
+    scheduler
+        .arg("--config")
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = scheduler.spawn().expect("starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut ready = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    let read = tokio::time::timeout(PATIENCE, stdout.read_line(&mut ready)).await;
+    read.expect("ready in time").expect("readable");
+    let ready: serde_json::Value = serde_json::from_str(&ready).expect("one line of JSON");
+    let webhooks = address(&ready, "webhooks");
+    let pid = child.id().expect("runs").to_string();
+    let hang_up = || async {
+        let sent = Command::new("kill").args(["-HUP", &pid]).status().await;
+        assert!(sent.expect("kill runs").success());
+    };
+    // Nothing could have signed it: no secret is known.
+    let refused = deliver_to(webhooks, &queued(1)).await;
+    assert_ne!(refused, Some(StatusCode::BAD_REQUEST));
+
+    write("[[pools]]\nname = \"first\"\ncpus = 2\n");
+    hang_up().await;
+    let told = logged(&mut lines, "the configuration stays as it was").await;
+    let last = told.last().expect("a line");
+    assert!(last.contains("did you mean `cpu`? (line 3)"), "{last}");
+
+    write(&format!(
+        "[scheduler]\nretention = \"2d\"\n[telemetry]\nlog = \"debug\"\n[github]\nwebhook_secret_files = [{:?}]\n\
+         [[pools]]\nname = \"second\"\n",
+        secret.display().to_string()
+    ));
+    hang_up().await;
+    let told = logged(&mut lines, "needs a restart").await;
+    assert!(told.last().expect("a line").contains("scheduler.retention"));
+    let applied = told.iter().find(|line| line.contains("is in force\""));
+    let applied = applied.expect("what is in force is told");
+    for what in ["telemetry.log", "github.webhook_secret_files", "pools"] {
+        assert!(applied.contains(what), "{what}: {applied}");
+    }
+    // The new secret signs from now on: the broken payload is refused for what it is.
+    let from = tokio::time::Instant::now();
+    loop {
+        let status = deliver_to(webhooks, &queued(1)).await.expect("an answer");
+        if status != StatusCode::UNAUTHORIZED && status != StatusCode::NOT_FOUND {
+            break;
+        }
+        assert!(from.elapsed() < PATIENCE, "{status}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    hang_up().await;
+    logged(&mut lines, "nothing in it changed").await;
+    child.kill().await.expect("killed");
 }

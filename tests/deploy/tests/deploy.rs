@@ -2,6 +2,10 @@
 
 mod deploy {
     mod agent;
+    mod compose;
     pub(crate) mod ground;
+    mod images;
+    mod join;
+    mod reference;
     pub(crate) mod units;
 }

@@ -348,7 +348,7 @@ async fn reads_are_tried_again_after_a_server_error() {
 async fn a_replaced_token_file_is_used_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
-    std::fs::write(&path, "ghp_old").unwrap();
+    write_secret(&path, "ghp_old");
     let fake = Fake::start(
         |seen| match seen.headers["authorization"].to_str().unwrap() {
             "Bearer ghp_new" => jit(1, "x"),
@@ -374,7 +374,7 @@ async fn a_replaced_token_file_is_used_at_once() {
         asked,
         "a refused token is not insisted on"
     );
-    std::fs::write(&path, "ghp_new\n").unwrap();
+    write_secret(&path, "ghp_new\n");
     github.register(&registration("ls-2")).await.unwrap();
 }
 
@@ -405,4 +405,11 @@ async fn a_named_group_is_looked_up_once_and_an_unknown_one_is_told() {
         error.to_string().contains("runner group 'none' of acme"),
         "{error}"
     );
+}
+
+/// As a careful operator would: nobody else may read it.
+fn write_secret(path: &std::path::Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }

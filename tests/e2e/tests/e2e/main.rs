@@ -9,6 +9,7 @@ mod admission;
 #[cfg(target_arch = "x86_64")]
 mod arm;
 mod burst;
+mod canary;
 mod cli;
 mod containers;
 mod crashes;

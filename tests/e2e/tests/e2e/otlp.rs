@@ -18,7 +18,7 @@ use crate::rig::{Rig, SOON, Settings, job, native};
 
 /// Spans with the program that sent them.
 #[derive(Clone, Default)]
-struct Receiver {
+pub(crate) struct Receiver {
     spans: Arc<Mutex<Vec<(String, Span)>>>,
 }
 
@@ -45,7 +45,7 @@ impl TraceService for Receiver {
 
 impl Receiver {
     /// Listens on loopback; where.
-    async fn start(&self) -> String {
+    pub(crate) async fn start(&self) -> String {
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", socket.local_addr().unwrap());
         let service = TraceServiceServer::new(self.clone());
@@ -55,6 +55,12 @@ impl Receiver {
                 .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(socket)),
         );
         endpoint
+    }
+
+    /// Everything that was sent, as text; and how many spans it is.
+    pub(crate) fn text(&self) -> (usize, String) {
+        let spans = self.spans.lock().expect("whole");
+        (spans.len(), format!("{spans:?}"))
     }
 
     /// The spans of the trace in which this runner stands, by name; `None` before it is known.

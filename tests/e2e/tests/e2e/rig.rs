@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) store: Option<&'static [u8]>,
     /// Where scheduler and agents send their spans.
     pub(crate) otlp: Option<String>,
+    /// A GitHub App is there besides the token, and comes before it.
+    pub(crate) app: bool,
 }
 
 /// A run that was pushed.
@@ -143,6 +145,10 @@ impl Rig {
         let webhook_file = folder.path().join("secrets/webhook");
         secret_file(&token_file, &token).unwrap();
         secret_file(&webhook_file, WEBHOOK_SECRET).unwrap();
+        let app = match settings.app {
+            true => Some(app(&sim, &settings, &folder.path().join("secrets/app-key")).await),
+            false => None,
+        };
         // Small runners, so that a machine of two cores runs several at once;
         // short times, so that nobody waits for idle ones.
         let mut more: Vec<String> = ["--default-cpu", "0.25", "--default-memory", "256m"]
@@ -165,6 +171,7 @@ impl Rig {
             state: folder.path().join("scheduler"),
             github_url: Some(sim.url().to_owned()),
             token_file: Some(token_file),
+            app,
             webhook_secret_file: Some(webhook_file),
             owners: owners(&settings),
             image: Some(image.clone()),
@@ -269,6 +276,11 @@ impl Rig {
         })
         .await
         .unwrap();
+    }
+
+    /// Everything that the programs of this fleet write lies below it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     fn logs(&self) -> PathBuf {
@@ -636,4 +648,27 @@ pub(crate) async fn world(sim: &Sim, settings: &Settings) -> String {
     let scopes = json!(["repo", "admin:org"]);
     let token = make("tokens", json!({"login": "mona", "scopes": scopes})).await;
     token["token"].as_str().expect("a token").to_owned()
+}
+
+/// An App that may do everything that a fleet does, installed at every owner: its id and its key.
+async fn app(sim: &Sim, settings: &Settings, key: &Path) -> (String, PathBuf) {
+    let permissions = json!({"actions": "read", "metadata": "read", "administration": "write",
+                             "organization_self_hosted_runners": "write"});
+    let app = sim
+        .control(
+            "apps",
+            json!({"slug": "longshore", "permissions": permissions, "events": ["workflow_job"]}),
+        )
+        .await
+        .unwrap();
+    for owner in owners(settings) {
+        sim.control(
+            "installations",
+            json!({"app_id": app["id"], "account": owner, "repositories": null}),
+        )
+        .await
+        .unwrap();
+    }
+    secret_file(key, app["private_key"].as_str().expect("a key")).unwrap();
+    (app["id"].to_string(), key.to_owned())
 }
