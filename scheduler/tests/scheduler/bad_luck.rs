@@ -1,7 +1,7 @@
 //! Failing commits, nodes that know more than we do, addresses that are not ours.
 
 use http::StatusCode;
-use longshore_proto::v1::Generation;
+use longshore_proto::v1::{AttachRequest, Generation, GetNodeRequest, Hello, attach_request};
 use longshore_scheduler::{
     ports::RegistrationFailed,
     serve::{ListenError, Listener},
@@ -88,6 +88,44 @@ async fn a_node_that_heard_a_higher_generation_raises_our_epoch_first() {
     assert!(generation.expect("set").epoch > 70);
     scheduler.deliver(&queued(1)).await;
     node.first_runner().await;
+    scheduler.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_is_wrong_is_told_so_and_gets_no_work() {
+    let scheduler = World::new().start().await;
+    let ahead = std::time::SystemTime::now() + std::time::Duration::from_secs(600);
+    let hello = AttachRequest {
+        message: Some(attach_request::Message::Hello(Hello {
+            node: "n1".to_owned(),
+            capability: Some(super::node::capability()),
+            node_time: Some(ahead.into()),
+            ..Hello::default()
+        })),
+    };
+    // The stream goes on: nothing more is said on it.
+    let (words, said) = tokio::sync::mpsc::channel(1);
+    words.send(hello).await.expect("room");
+    let mut nodes = scheduler.nodes("n1").await;
+    let said = tokio_stream::wrappers::ReceiverStream::new(said);
+    let _stream = nodes.attach(said).await.expect("attaches");
+    let mut fleet = scheduler.fleet().await;
+    let asked = GetNodeRequest {
+        name: "n1".to_owned(),
+    };
+    let answer = fleet.get_node(asked).await.expect("it is known");
+    let node = answer.into_inner().node.expect("a node");
+    let offset = node.clock_offset.expect("an offset");
+    assert!((590..=610).contains(&offset.seconds), "{offset:?}");
+    let told = node.conditions.iter().find(|c| c.kind == "clock_offset");
+    let told = told.expect("a condition");
+    assert!(told.next_step.contains("time service"), "{told:?}");
+    scheduler.deliver(&queued(1)).await;
+    let placed = scheduler
+        .running
+        .view
+        .fleet(|fleet| fleet.runners().count());
+    assert_eq!(placed, 0, "nothing is placed on it");
     scheduler.shutdown().await;
 }
 

@@ -4,7 +4,7 @@ use longshore_proto::v1::{WatchFleetRequest, WatchFleetResponse};
 use tonic::Streaming;
 
 use super::{
-    harness::{PATIENCE, Scheduler, World, queued},
+    harness::{PATIENCE, Scheduler, World, deliver_to, queued},
     node::Node,
 };
 
@@ -108,6 +108,40 @@ async fn a_watcher_that_does_not_read_blocks_nobody() {
         let message = next(&mut idle[0]).await;
         seen.extend(message.jobs.iter().map(|job| job.id));
     }
+    scheduler.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_large_snapshot_comes_in_pieces_and_only_the_last_can_be_resumed() {
+    const JOBS: u64 = 1_200;
+    let scheduler = World::new().start().await;
+    let address = scheduler.webhooks();
+    for first in (1..=JOBS).step_by(100) {
+        let mut deliveries = tokio::task::JoinSet::new();
+        for id in first..first + 100 {
+            deliveries.spawn(async move { deliver_to(address, &queued(id)).await });
+        }
+        while let Some(answer) = deliveries.join_next().await {
+            assert!(answer.expect("no panic").expect("an answer").is_success());
+        }
+    }
+    let mut stream = watch(&scheduler, 0).await;
+    // It is read slowly: what happens meanwhile comes after it.
+    let first = next(&mut stream).await;
+    scheduler.deliver(&queued(JOBS + 1)).await;
+    let mut seen: std::collections::BTreeSet<u64> = first.jobs.iter().map(|job| job.id).collect();
+    assert!(first.snapshot && first.resume_token == 0);
+    let mut messages = 1;
+    let mut last = first;
+    while last.resume_token == 0 {
+        assert!(last.jobs.len() <= 500, "{} at once", last.jobs.len());
+        last = next(&mut stream).await;
+        assert!(!last.snapshot, "only the first begins one");
+        seen.extend(last.jobs.iter().map(|job| job.id));
+        messages += 1;
+    }
+    assert_eq!((messages, seen.len() as u64), (3, JOBS));
+    until_job(&mut stream, JOBS + 1).await;
     scheduler.shutdown().await;
 }
 
