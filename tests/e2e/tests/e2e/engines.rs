@@ -6,7 +6,9 @@ use std::time::Duration;
 use longshore_e2e::wait;
 use serde_json::json;
 
-use crate::rig::{LIVE_RESTORE, PLAIN, Rig, SOON, Settings, foreign, job, native, other_arch};
+use crate::rig::{
+    Host, LIVE_RESTORE, PLAIN, Rig, SOON, Settings, foreign, job, native, other_arch,
+};
 
 /// The whole queue on a busy machine of two cores.
 const QUEUE: Duration = Duration::from_secs(400);
@@ -22,12 +24,20 @@ async fn shares(rig: &Rig, jobs: &[u64]) -> BTreeMap<String, usize> {
     shares
 }
 
+fn own(engine: &'static str, most: u32) -> Host {
+    Host {
+        engine,
+        max_runners: Some(most),
+        ..Host::default()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn three_repositories_with_41_jobs_of_which_12_need_another_architecture() {
     let mut rig = Rig::start(Settings {
         repos: vec!["acme/web", "acme/api", "acme/tools"],
-        agents: vec![2, 4],
-        own_engine: Some(PLAIN),
+        agents: vec![2],
+        hosts: vec![own(PLAIN, 4)],
         ..Settings::default()
     })
     .await;
@@ -113,8 +123,8 @@ async fn three_repositories_with_41_jobs_of_which_12_need_another_architecture()
 /// A queue on both nodes, some of it running on each.
 async fn a_queue_under_way(how: &'static str) -> (Rig, Vec<u64>) {
     let mut rig = Rig::start(Settings {
-        agents: vec![1, 2],
-        own_engine: Some(how),
+        agents: vec![1],
+        hosts: vec![own(how, 2)],
         ..Settings::default()
     })
     .await;

@@ -1,7 +1,7 @@
 //! Hosts with GPUs: the shipped agent on a stand-in for the driver's library, and an
 //! engine that runs a stand-in for NVIDIA's hook. No real GPU is met here.
 
-mod host;
+pub(crate) mod host;
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use longshore_e2e::wait;
 use nvml_fixture::{Memory, Process};
 use serde_json::{Value, json};
 
-use crate::rig::{PLAIN, Rig, SOON, Settings, job, own_arch};
+use crate::rig::{Rig, SOON, Settings, job, own_arch};
 use host::{GpuHost, H100, PARTS, RTX};
 
 /// The predecessor's label set.
@@ -20,9 +20,7 @@ fn cuda() -> Vec<&'static str> {
 
 async fn rig(host: &GpuHost) -> Rig {
     Rig::start(Settings {
-        own_engine: Some(PLAIN),
-        engine_tools: Some(host.tools().to_owned()),
-        agent_env: host.environment(),
+        hosts: vec![host.as_a_node()],
         ..Settings::default()
     })
     .await

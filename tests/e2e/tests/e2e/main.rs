@@ -18,6 +18,7 @@ mod durability;
 mod engines;
 mod gpu;
 mod ground;
+mod hosts;
 mod image;
 mod leftovers;
 mod logs;

@@ -11,7 +11,9 @@ use longshore_e2e::binaries::Binaries;
 use longshore_e2e::demo::gather::rows;
 use longshore_e2e::demo::host_state::{self, Difference, HostState, Marks};
 use longshore_e2e::demo::identity::{self, RUN_VARIABLE};
-use longshore_e2e::fleet::{Agent, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file};
+use longshore_e2e::fleet::{
+    Agent, Listen, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file,
+};
 use longshore_e2e::process::Process;
 use longshore_e2e::wait;
 use serde_json::{Value, json};
@@ -23,7 +25,7 @@ mod own_engine;
 
 use node::{Node, Plan, quietly, usual_engine};
 use own_engine::OwnEngine;
-pub(crate) use own_engine::{LIVE_RESTORE, PLAIN};
+pub(crate) use own_engine::{Host, LIVE_RESTORE, PLAIN};
 
 pub(crate) const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 /// Runner group that serves public repositories too; made when there are any.
@@ -48,10 +50,8 @@ pub(crate) struct Settings {
     pub(crate) no_webhooks: bool,
     /// The most runners of each agent; absent: one agent without a limit of its own.
     pub(crate) agents: Vec<u32>,
-    /// The last agent has an engine of its own, with these settings.
-    pub(crate) own_engine: Option<&'static str>,
-    /// Folder in which that engine looks for programs first.
-    pub(crate) engine_tools: Option<PathBuf>,
+    /// After them come agents on hosts of their own.
+    pub(crate) hosts: Vec<Host>,
     /// The agents speak to the engine here; absent: at its usual socket.
     pub(crate) engine_socket: Option<PathBuf>,
     /// Further environment of the agents.
@@ -167,6 +167,12 @@ impl Rig {
             .flat_map(|endpoint| ["--otlp-endpoint".to_owned(), endpoint.clone()])
             .collect();
         more.extend(otlp.iter().cloned());
+        // Other hosts reach the scheduler at an address of this one.
+        let listen = (!settings.hosts.is_empty()).then(|| Listen {
+            api: "127.0.0.1:0".to_owned(),
+            nodes: format!("{}:0", claim.identity.host),
+            webhooks: "127.0.0.1:0".to_owned(),
+        });
         let scheduler_settings = SchedulerSettings {
             state: folder.path().join("scheduler"),
             github_url: Some(sim.url().to_owned()),
@@ -176,6 +182,7 @@ impl Rig {
             owners: owners(&settings),
             image: Some(image.clone()),
             more,
+            listen,
             env: vec![(RUN_VARIABLE.to_owned(), claim.identity.run.clone())],
             ..SchedulerSettings::default()
         };
@@ -210,31 +217,32 @@ impl Rig {
                 id.host.to_string(),
             ]),
         };
-        let mut sizes: Vec<Option<u32>> = settings.agents.iter().copied().map(Some).collect();
-        if sizes.is_empty() {
-            sizes.push(None);
+        let mut places: Vec<(Option<u32>, Option<OwnEngine>, _)> = settings
+            .agents
+            .iter()
+            .map(|most| (Some(*most), None, settings.agent_env.clone()))
+            .collect();
+        for (at, host) in settings.hosts.iter().enumerate() {
+            let own = OwnEngine::start(host, at, &image, &id.namespace).await;
+            let env = settings.agent_env.iter().chain(&host.env).cloned();
+            places.push((host.max_runners, Some(own), env.collect()));
+        }
+        if places.is_empty() {
+            places.push((None, None, settings.agent_env.clone()));
         }
         let mut claims = vec![claim];
-        while claims.len() < sizes.len() {
+        while claims.len() < places.len() {
             claims.push(identity::claim().unwrap());
         }
-        let mut own = match settings.own_engine {
-            Some(how) => Some(
-                OwnEngine::start(how, settings.engine_tools.as_deref(), &image, &id.namespace)
-                    .await,
-            ),
-            None => None,
-        };
         let mut nodes = Vec::new();
-        let last = claims.len() - 1;
-        for (at, (claim, max_runners)) in claims.into_iter().zip(sizes).enumerate() {
+        for (claim, (max_runners, own, env)) in claims.into_iter().zip(places) {
             let plan = Plan {
                 claim,
-                own: own.take_if(|_| at == last),
+                own,
                 max_runners,
                 run: &id.run,
                 more: otlp.clone(),
-                env: settings.agent_env.clone(),
+                env,
                 socket: settings.engine_socket.clone(),
             };
             nodes.push(Node::start(&binaries, folder.path(), &scheduler, plan).await);
@@ -446,6 +454,37 @@ impl Rig {
         // The agent is ready only when attached, so neither may wait for the other.
         let (process, ()) = tokio::join!(launch.ready(), self.start_scheduler());
         self.nodes[0].agent.process = process.unwrap();
+    }
+
+    /// The agent of a node is stopped and started as for an upgrade; its jobs run on.
+    pub(crate) async fn upgrade_agent(&mut self, node: &str) {
+        let logs = self.logs();
+        let at = self.place(node);
+        ends_well(&mut self.nodes[at].agent.process).await;
+        self.nodes[at].agent = Agent::start(&self.binaries, &logs, &self.nodes[at].settings)
+            .await
+            .unwrap();
+    }
+
+    /// Cuts a host of its own off the network, or lets it back.
+    pub(crate) fn cut(&self, node: &str, cut: bool) {
+        let own = self.nodes[self.place(node)].own.as_ref();
+        own.expect("a host of its own").cut(cut);
+    }
+
+    /// A host of its own loses its power for good.
+    pub(crate) async fn power_off(&mut self, node: &str) {
+        let mut node = self.nodes.remove(self.place(node));
+        let own = node.own.take().expect("a host of its own");
+        own.power_off().await;
+        node.agent.process.kill9().await.unwrap();
+    }
+
+    fn place(&self, node: &str) -> usize {
+        let mut nodes = self.nodes.iter();
+        nodes
+            .position(|n| n.name() == node)
+            .expect("a node of ours")
     }
 
     /// The engine of the last node dies under its containers and comes back.

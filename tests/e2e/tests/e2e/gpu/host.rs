@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use crate::rig::{Host, PLAIN};
 use longshore_e2e::binaries::Binaries;
 use nvml_fixture::{Control, Event, Gpu, Instance, Memory, Process};
 
@@ -81,13 +82,18 @@ impl GpuHost {
         host
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+    /// A host of its own with these GPUs.
+    pub(crate) fn as_a_node(&self) -> Host {
+        Host {
+            engine: PLAIN,
+            tools: Some(self.folder.path().to_owned()),
+            env: self.environment(),
+            ..Host::default()
+        }
     }
 
-    /// Where an engine finds the hook.
-    pub(crate) fn tools(&self) -> &Path {
-        self.folder.path()
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// What the shipped agent is started with.

@@ -43,17 +43,14 @@ impl Node {
         binaries: &Binaries,
         folder: &Path,
         scheduler: &Scheduler,
-        mut plan: Plan<'_>,
+        plan: Plan<'_>,
     ) -> Node {
-        let (socket, inside, engine) = match &mut plan.own {
+        let (socket, inside, engine) = match &plan.own {
             None => {
                 let socket = plan.socket.unwrap_or_else(|| ENGINE_SOCKET.into());
                 (socket, Vec::new(), usual_engine().await)
             }
-            Some(own) => {
-                own.tunnel_to(scheduler.listen.nodes.parse().expect("an address"));
-                (own.socket().into(), own.inside(), own.client().await)
-            }
+            Some(own) => (own.socket(), own.inside(), own.client().await),
         };
         let id = &plan.claim.identity;
         let mut env = plan.env;

@@ -1,69 +1,122 @@
-//! A container engine of a node's own, as on a second host: in namespaces of its own, a veth pair away from
-//! the simulator and, until identities exist, a tunnel away from the scheduler's loopback listener.
+//! A host of a node's own: an engine in namespaces of its own, a link away from the simulator's namespace,
+//! which stands for the network between hosts: it passes on what goes to the scheduler.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use bollard::Docker;
+use bollard::query_parameters::ListContainersOptions;
 use longshore_e2e::demo::host_state::{self, HostState};
-use tokio::task::{AbortHandle, block_in_place};
+use tokio::task::block_in_place;
 
+#[path = "../../../../../node-agent/tests/agent/arm_engine.rs"]
+mod arm_engine;
 #[path = "../../../../../node-agent/tests/agent/engine.rs"]
 mod engine;
 #[path = "../../../../../node-agent/tests/agent/namespaces.rs"]
 mod namespaces;
 
+use arm_engine::ArmEngine;
 use engine::PrivateEngine;
-
-/// This host's end of the pair and the simulator's. Both ends lie in namespaces of one test, so that every test may use them.
-const HERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const THERE: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 
 /// An engine without live-restore, as its package leaves it.
 pub(crate) const PLAIN: &str = "{}";
 /// An engine whose containers outlive it.
 pub(crate) const LIVE_RESTORE: &str = r#"{"live-restore": true}"#;
 
-pub(crate) struct OwnEngine {
-    engine: PrivateEngine,
-    tunnel: Option<AbortHandle>,
-    before: HostState,
+/// What a host of its own is made of.
+#[derive(Clone, Default)]
+pub(crate) struct Host {
+    /// Settings of its engine.
+    pub(crate) engine: &'static str,
+    /// Folder in which the engine looks for programs first.
+    pub(crate) tools: Option<PathBuf>,
+    /// Further environment of its agent.
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) max_runners: Option<u32>,
+    /// Images beside the usual one.
+    pub(crate) images: Vec<String>,
+    /// Its engine says that it runs on arm64.
+    pub(crate) arm: bool,
 }
 
-impl Drop for OwnEngine {
-    fn drop(&mut self) {
-        if let Some(tunnel) = &self.tunnel {
-            tunnel.abort();
-        }
-    }
+pub(crate) struct OwnEngine {
+    engine: PrivateEngine,
+    arm: Option<ArmEngine>,
+    before: HostState,
+    /// Name of the network's end of its link, in the simulator's namespace.
+    link: String,
+    simulator: String,
 }
 
 impl OwnEngine {
-    /// Starts it, gives it the image and joins it to the simulator's namespace.
-    pub(crate) async fn start(
-        settings: &str,
-        tools: Option<&Path>,
-        image: &str,
-        simulator: &str,
-    ) -> Self {
+    /// Starts it, gives it the images and links it to the simulator's namespace; `at` tells
+    /// the hosts of one test apart.
+    pub(crate) async fn start(host: &Host, at: usize, image: &str, simulator: &str) -> Self {
         let engine = block_in_place(|| {
-            let engine = PrivateEngine::start(settings, tools);
-            engine.load(image);
-            join(&engine, simulator);
+            let engine = PrivateEngine::start(host.engine, host.tools.as_deref());
+            for image in host.images.iter().map(String::as_str).chain([image]) {
+                engine.load(image);
+            }
             engine
         });
+        let link = block_in_place(|| join(&engine, at, simulator));
         let before = look(&engine).await;
+        let arm = host
+            .arm
+            .then(|| ArmEngine::before(Path::new(&engine.socket())));
         Self {
             engine,
-            tunnel: None,
+            arm,
             before,
+            link,
+            simulator: simulator.to_owned(),
         }
     }
 
-    pub(crate) fn socket(&self) -> String {
-        self.engine.socket()
+    pub(crate) fn socket(&self) -> PathBuf {
+        match &self.arm {
+            Some(arm) => arm.socket(),
+            None => self.engine.socket().into(),
+        }
+    }
+
+    /// Cuts its link, or mends it.
+    pub(crate) fn cut(&self, cut: bool) {
+        let state = if cut { "down" } else { "up" };
+        let (network, link) = (&self.simulator, &self.link);
+        ip(&[], &format!("-n {network} link set {link} {state}"));
+    }
+
+    /// Everything that runs on it dies at once: jobs, engine, and whatever else is in its namespaces.
+    pub(crate) async fn power_off(self) {
+        let all = ListContainersOptions {
+            all: true,
+            ..Default::default()
+        };
+        let docker = client(&self.engine).await;
+        let containers = docker.list_containers(Some(all)).await.unwrap();
+        let mut jobs = Vec::new();
+        for id in containers.into_iter().filter_map(|container| container.id) {
+            let told = docker.inspect_container(&id, None).await.unwrap();
+            let pid = told.state.and_then(|state| state.pid).unwrap_or(0);
+            jobs.extend(u32::try_from(pid).ok().filter(|pid| *pid > 0));
+        }
+        self.cut(true);
+        block_in_place(|| {
+            let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+            let ours = of(&self.engine.keeper().to_string());
+            let processes = std::fs::read_dir("/proc").unwrap().flatten();
+            let names = processes.filter_map(|entry| entry.file_name().into_string().ok());
+            let inside = names.filter(|pid| ours.is_some() && of(pid) == ours);
+            let inside = inside.filter_map(|pid| pid.parse::<u32>().ok());
+            let keeper = self.engine.keeper();
+            let doomed = inside.filter(|pid| *pid != keeper).chain(jobs);
+            for pid in doomed.collect::<Vec<_>>() {
+                // It may have died with another one.
+                let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            }
+        });
     }
 
     pub(crate) fn inside(&self) -> Vec<String> {
@@ -81,32 +134,6 @@ impl OwnEngine {
 
     pub(crate) async fn look(&self) -> HostState {
         look(&self.engine).await
-    }
-
-    /// Makes a loopback address of the host answer at the same loopback address in here, as `ssh -L` would.
-    pub(crate) fn tunnel_to(&mut self, address: SocketAddr) {
-        let listener = self.listen(address).expect("listen in the namespace");
-        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let tunnel = tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    // A scheduler that is down refuses; in here the connection then ends as well.
-                    if let Ok(mut far) = tokio::net::TcpStream::connect(address).await {
-                        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                    }
-                });
-            }
-        });
-        self.tunnel = Some(tunnel.abort_handle());
-    }
-
-    /// A socket stays in the namespace it was made in, so only one thread ever enters it.
-    fn listen(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        namespaces::within(self.engine.keeper(), move || {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        })
     }
 
     /// SIGKILL for the engine, and a new one over the same folder.
@@ -142,33 +169,50 @@ async fn look(engine: &PrivateEngine) -> HostState {
     state
 }
 
-/// The pair: neither end is ever in the host's own namespace, whose rules stay out of it.
-fn join(engine: &PrivateEngine, simulator: &str) {
-    let ip = |inside: &[String], line: &str| {
-        let mut words = inside
-            .iter()
-            .map(String::as_str)
-            .chain(["ip"])
-            .chain(line.split(' '));
-        let output = Command::new(words.next().expect("a program"))
-            .args(words)
-            .output()
-            .expect("run ip");
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ip {line}: {stderr}");
-    };
+fn ip(inside: &[String], line: &str) {
+    let words = inside.iter().map(String::as_str);
+    must(words.chain(["ip"]).chain(line.split(' ')).collect());
+}
+
+fn must(words: Vec<&str>) {
+    let output = Command::new(words[0]).args(&words[1..]).output();
+    let output = output.expect("the program runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {stderr}");
+}
+
+/// The link: neither end is ever in the host's own namespace, whose rules stay out of it, so that every test may use
+/// these addresses. What goes to the scheduler leaves the network under the network's own address.
+fn join(engine: &PrivateEngine, at: usize, simulator: &str) -> String {
+    let (here, there) = (
+        format!("203.0.113.{}", 4 * at + 1),
+        format!("203.0.113.{}", 4 * at + 2),
+    );
+    let link = format!("down{at}");
     let inside = inside(engine);
     let keeper = engine.keeper();
     ip(
         &[],
-        &format!("link add up0 netns {keeper} type veth peer name down0 netns {simulator}"),
+        &format!("link add up0 netns {keeper} type veth peer name {link} netns {simulator}"),
     );
-    ip(&inside, &format!("addr add {HERE}/30 dev up0"));
+    ip(&inside, &format!("addr add {here}/30 dev up0"));
     ip(&inside, "link set up0 up");
-    ip(&inside, &format!("route add default via {THERE}"));
+    ip(&inside, &format!("route add default via {there}"));
     ip(
         &[],
-        &format!("-n {simulator} addr add {THERE}/30 dev down0"),
+        &format!("-n {simulator} addr add {there}/30 dev {link}"),
     );
-    ip(&[], &format!("-n {simulator} link set down0 up"));
+    ip(&[], &format!("-n {simulator} link set {link} up"));
+    let pass = "sysctl -q -w net.ipv4.ip_forward=1 && nft -f - <<'END'
+table ip hosts
+delete table ip hosts
+table ip hosts {
+    chain out {
+        type nat hook postrouting priority 100
+        ip saddr 203.0.113.0/24 ip daddr != 203.0.113.0/24 masquerade
+    }
+}
+END";
+    must(vec!["ip", "netns", "exec", simulator, "sh", "-c", pass]);
+    link
 }
