@@ -11,13 +11,8 @@ use std::path::Path;
 use longshore_e2e::wait;
 use serde_json::{Value, json};
 
-#[path = "../../../../node-agent/tests/agent/arm_engine.rs"]
-mod arm_engine;
-
-use arm_engine::ArmEngine;
-
 use crate::image;
-use crate::rig::{ENGINE_SOCKET, Pushed, Rig, SOON, Settings, job, native};
+use crate::rig::{ArmEngine, ENGINE_SOCKET, Pushed, Rig, SOON, Settings, job, native};
 
 const ARM64: [&str; 3] = ["self-hosted", "linux", "arm64"];
 const EMULATED: [&str; 3] = ["self-hosted", "linux", "arm64-emulated"];

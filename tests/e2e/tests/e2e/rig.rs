@@ -25,7 +25,7 @@ mod own_engine;
 
 use node::{Node, Plan, quietly, usual_engine};
 use own_engine::OwnEngine;
-pub(crate) use own_engine::{Host, LIVE_RESTORE, PLAIN};
+pub(crate) use own_engine::{ArmEngine, Host, LIVE_RESTORE, PLAIN};
 
 pub(crate) const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 /// Runner group that serves public repositories too; made when there are any.

@@ -13,10 +13,11 @@ use tokio::task::block_in_place;
 mod arm_engine;
 #[path = "../../../../../node-agent/tests/agent/engine.rs"]
 mod engine;
+#[expect(dead_code, reason = "only the agent's own tests listen inside")]
 #[path = "../../../../../node-agent/tests/agent/namespaces.rs"]
 mod namespaces;
 
-use arm_engine::ArmEngine;
+pub(crate) use arm_engine::ArmEngine;
 use engine::PrivateEngine;
 
 /// An engine without live-restore, as its package leaves it.
