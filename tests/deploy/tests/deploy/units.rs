@@ -176,14 +176,15 @@ fn the_users_of_the_units_are_made_by_sysusers() {
         .arg(root().join("deploy/systemd/longshore.sysusers")));
     assert!(output.status.success(), "{}", said(&output));
     let users = fs::read_to_string(root_folder.join("etc/passwd")).expect("users");
-    let agent = text("deploy/systemd/longshore-agent.service");
-    let user = values(&agent, "User")[0];
-    assert!(
-        users
-            .lines()
-            .any(|line| line.starts_with(&format!("{user}:"))),
-        "{users}"
-    );
+    for unit in ["longshore-scheduler", "longshore-agent"] {
+        let file = text(&format!("deploy/systemd/{unit}.service"));
+        let user = values(&file, "User")[0];
+        let begin = format!("{user}:");
+        assert!(
+            users.lines().any(|line| line.starts_with(&begin)),
+            "{users}"
+        );
+    }
     let groups = fs::read_to_string(root_folder.join("etc/group")).expect("groups");
     assert!(
         groups.lines().any(|line| line.starts_with("longshore:")),
