@@ -317,6 +317,7 @@ where
     let gate = Gate::new(directory.clone(), denials, tls::names(&config));
     // Each caller has a rate, so the gate is first: it says who calls.
     let api = protect(quota::bounded(api, config.listen.api_rate), gate);
+    let api = quota::bounded_by_address(api, config.listen.api_rate);
     let (node_api, node_health) = node_router(nodes).await;
 
     let mut servers = JoinSet::new();

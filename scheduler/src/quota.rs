@@ -22,6 +22,8 @@ use crate::{
 
 /// Callers known at once; when all of them are at work, the others share one bucket.
 const CALLERS: usize = 4_096;
+/// Callers' worth that one address may ask.
+const CALLERS_BEHIND_ONE: u32 = 10;
 /// Seconds' worth that may come at once.
 const BURST: f64 = 2.0;
 
@@ -94,22 +96,50 @@ pub fn caller(extensions: &Extensions) -> String {
     if let Some(credential) = credential.filter(|credential| !credential.is_empty()) {
         return credential.clone();
     }
+    address(extensions)
+}
+
+/// The address a request came from.
+fn address(extensions: &Extensions) -> String {
     extensions
         .get::<Caller>()
         .map_or_else(String::new, |caller| caller.address.ip().to_string())
 }
 
-/// Bounds every route of `router`, inside whatever says who the caller is.
-pub fn bounded(router: Router, per_second: u32) -> Router {
-    router.layer(from_fn_with_state(Arc::new(Quota::new(per_second)), look))
+/// A bound and whom it counts for.
+struct Bound {
+    quota: Quota,
+    of: fn(&Extensions) -> String,
 }
 
-async fn look(State(quota): State<Arc<Quota>>, request: Request, next: Next) -> Response {
+/// Bounds every route of `router` for each caller, inside whatever says who that is.
+pub fn bounded(router: Router, per_second: u32) -> Router {
+    limit(router, per_second, caller)
+}
+
+/// Bounds every route of `router` for each address, outside whatever says who
+/// calls: guessing at tokens has a bound too. There may be many callers behind
+/// one address, so it is a multiple of theirs.
+pub fn bounded_by_address(router: Router, per_second: u32) -> Router {
+    limit(
+        router,
+        per_second.saturating_mul(CALLERS_BEHIND_ONE),
+        address,
+    )
+}
+
+fn limit(router: Router, per_second: u32, of: fn(&Extensions) -> String) -> Router {
+    let quota = Quota::new(per_second);
+    router.layer(from_fn_with_state(Arc::new(Bound { quota, of }), look))
+}
+
+async fn look(State(bound): State<Arc<Bound>>, request: Request, next: Next) -> Response {
     // Whoever watches over the process is never told to come back later.
     if matches!(request.uri().path(), "/livez" | "/readyz") {
         return next.run(request).await;
     }
-    match quota.take(&caller(request.extensions()), Instant::now()) {
+    let caller = (bound.of)(request.extensions());
+    match bound.quota.take(&caller, Instant::now()) {
         Ok(()) => next.run(request).await,
         Err(wait) => refusal(&request, wait),
     }

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use http::StatusCode;
 use longshore_proto::v1::{
-    AttachRequest, GetStatusRequest, Hello, Pool, SetPoolRequest, WatchFleetRequest, attach_request,
+    AttachRequest, GetStatusRequest, Hello, Pool, SetPoolRequest, WatchFleetRequest,
+    attach_request, fleet_service_client::FleetServiceClient,
 };
 use longshore_scheduler::api::watchers::OF_ONE;
 use tonic::Code;
 
-use super::harness::{Scheduler, World, send};
+use super::harness::{Scheduler, World, channel, send};
 
 /// A call by grpc-web, whose message is made by hand; what came back, as text.
 async fn call(scheduler: &Scheduler, method: &str, message: &[u8]) -> String {
@@ -155,5 +156,23 @@ async fn a_caller_that_asks_ten_times_its_rate_is_told_to_wait() {
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{text}");
     // Whoever watches over the process is always answered.
     assert_eq!(scheduler.get("/readyz").await.0, StatusCode::OK);
+    scheduler.shutdown().await;
+}
+
+#[tokio::test]
+async fn guessing_at_tokens_has_a_bound_too() {
+    let scheduler = World::new().with_flags(&["--api-rate", "5"]).start().await;
+    let channel = channel(scheduler.running.addresses.api).await;
+    let mut stranger = FleetServiceClient::new(channel);
+    let mut codes = Vec::new();
+    for _ in 0..500 {
+        let answer = stranger.get_status(GetStatusRequest::default()).await;
+        codes.push(answer.expect_err("no token, no answer").code());
+    }
+    assert_eq!(codes[0], Code::Unauthenticated);
+    assert!(
+        codes.contains(&Code::ResourceExhausted),
+        "500 at 50 a second"
+    );
     scheduler.shutdown().await;
 }
