@@ -160,7 +160,7 @@ impl Listeners {
     pub async fn bind(config: &Config) -> Result<Self, ListenError> {
         let listen = &config.listen;
         Ok(Self {
-            api: Listener::local("the API", "api-listen", listen.api).await?,
+            api: Listener::bind("the API", "api-listen", listen.api).await?,
             nodes: Listener::bind("node agents", "node-listen", listen.nodes).await?,
             webhooks: Listener::bind("webhooks", "webhook-listen", listen.webhooks).await?,
         })
@@ -337,7 +337,12 @@ where
         connections: room,
         ..bounds
     };
-    servers.spawn(listeners.api.serve(api, bounds(API), stop(), DRAIN));
+    let api_listener = match tls::of_api(&config.listen, addresses.api, &own)? {
+        Some(tls) => listeners.api.with_tls(tls),
+        // This host only.
+        None => listeners.api,
+    };
+    servers.spawn(api_listener.serve(api, bounds(API), stop(), DRAIN));
     let nodes = listeners.nodes.with_tls(own.with_client_certificates()?);
     servers.spawn(nodes.serve(node_api, bounds(NODES), stop(), DRAIN));
     servers.spawn(own.renew(stop()));

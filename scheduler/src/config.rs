@@ -137,6 +137,9 @@ pub struct Listen {
     pub api_rate: u32,
     /// Further names and addresses of the scheduler's own certificate.
     pub names: Vec<String>,
+    /// A given certificate of the API and its key, PEM. Off loopback the authority signs one
+    /// when none is given.
+    pub api_certificate: Option<(PathBuf, PathBuf)>,
 }
 
 /// Who may join.
@@ -635,7 +638,7 @@ impl Reader<'_> {
     }
 
     fn listen(&self) -> Option<Listen> {
-        let api = self.parsed("listen.api", loopback);
+        let api = self.parsed("listen.api", address);
         let nodes = self.parsed("listen.nodes", address);
         let webhooks = self.parsed("listen.webhooks", address);
         let webhook_rate = self.number("listen.webhook_rate");
@@ -647,7 +650,23 @@ impl Reader<'_> {
             webhook_rate: webhook_rate?,
             api_rate: api_rate?,
             names: self.list("listen.names"),
+            api_certificate: self.pair("listen.api_cert_file", "listen.api_key_file")?,
         })
+    }
+
+    /// A certificate and its key: both, or none.
+    fn pair(&self, certificate: &str, key: &str) -> Option<Option<(PathBuf, PathBuf)>> {
+        match (self.path(certificate), self.path(key)) {
+            (Some(certificate), Some(key)) => Some(Some((certificate, key))),
+            (None, None) => Some(None),
+            _ => {
+                let problem = format!(
+                    "{certificate} and {key} belong together; give both, or none to have one made"
+                );
+                self.problems.borrow_mut().push(problem);
+                None
+            }
+        }
     }
 
     fn identity(&self) -> Option<Identity> {
@@ -658,19 +677,12 @@ impl Reader<'_> {
                 false => Err("must be at least 10s, and is better days than hours".to_owned()),
             }
         });
-        let certificate = self.path("identity.authority_cert_file");
-        let key = self.path("identity.authority_key_file");
-        let authority = match (certificate, key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => {
-                let problem = "identity.authority_cert_file and identity.authority_key_file belong together; give both, or none to have an authority made";
-                self.problems.borrow_mut().push(problem.to_owned());
-                return None;
-            }
-        };
+        let authority = self.pair(
+            "identity.authority_cert_file",
+            "identity.authority_key_file",
+        );
         Some(Identity {
-            authority,
+            authority: authority?,
             certificate_life: life?,
         })
     }
@@ -709,19 +721,6 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .replace("localhost:", "127.0.0.1:")
         .parse()
         .map_err(|_| format!("`{text}` is not an address; write it like 127.0.0.1:9000"))
-}
-
-/// An address of this host only.
-fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let address = address(text)?;
-    if address.ip().is_loopback() {
-        return Ok(address);
-    }
-    Err(format!(
-        "{address} is not a loopback address; callers have no identity yet, so only this host may connect: \
-         use 127.0.0.1:{} and reach it through SSH or a proxy that authenticates",
-        address.port()
-    ))
 }
 
 /// Keys of a pool, for messages and documents.

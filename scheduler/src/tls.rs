@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, Write},
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -13,6 +14,7 @@ use arc_swap::ArcSwap;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs::default_provider},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
@@ -21,7 +23,10 @@ use scheduler_identity::authority::{Authority, AuthorityError};
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::utc, config::Config};
+use crate::{
+    clock::utc,
+    config::{Config, Listen},
+};
 
 /// Life of the scheduler's own certificate; replaced at half of it and at each start.
 const SERVER_LIFE: Duration = Duration::from_secs(90 * 24 * 3_600);
@@ -48,6 +53,8 @@ pub enum TlsError {
         path: String,
         source: AuthorityError,
     },
+    #[error("{path} cannot be used for the API: {detail}")]
+    Unusable { path: String, detail: String },
     #[error(transparent)]
     Sign(#[from] AuthorityError),
     #[error("no TLS: {0}")]
@@ -238,6 +245,40 @@ impl Own {
     }
 }
 
+/// What the API speaks: a given certificate, else the authority's off loopback. `None`: plain
+/// text, which never leaves this host.
+pub fn of_api(
+    listen: &Listen,
+    address: SocketAddr,
+    own: &Arc<Own>,
+) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+    match &listen.api_certificate {
+        Some((certificate, key)) => given(certificate, key).map(Some),
+        None if address.ip().is_loopback() => Ok(None),
+        None => own.without_client_certificates().map(Some),
+    }
+}
+
+fn given(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    private(key)?;
+    let unusable = |path: &Path| {
+        let path = path.display().to_string();
+        move |detail: String| TlsError::Unusable { path, detail }
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| unusable(certificate)(e.to_string()))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| unusable(key)(e.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| TlsError::Rustls(e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, secret)
+        .map_err(|e| unusable(certificate)(e.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 impl ResolvesServerCert for Own {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.key.load_full())
@@ -270,4 +311,38 @@ pub fn names(config: &Config) -> Vec<String> {
     names.extend(listen.names.iter().cloned());
     names.dedup();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listen(address: &str) -> Listen {
+        Listen {
+            api: address.parse().unwrap(),
+            nodes: address.parse().unwrap(),
+            webhooks: address.parse().unwrap(),
+            webhook_rate: 1,
+            api_rate: 1,
+            names: Vec::new(),
+            api_certificate: None,
+        }
+    }
+
+    #[test]
+    fn plain_text_never_leaves_this_host() {
+        let authority = Authority::create("f1", utc()).unwrap();
+        let own = Own::new(Arc::new(authority), Vec::new()).unwrap();
+        for (address, plain) in [
+            ("127.0.0.1:9000", true),
+            ("[::1]:9000", true),
+            ("0.0.0.0:9000", false),
+            ("[::]:9000", false),
+            ("192.0.2.1:9000", false),
+        ] {
+            let listen = listen(address);
+            let tls = of_api(&listen, listen.api, &own).unwrap();
+            assert_eq!(tls.is_none(), plain, "{address}");
+        }
+    }
 }

@@ -120,7 +120,7 @@ pub const KEYS: &[Key] = &[
         "api-listen",
         "ADDRESS",
         Some("127.0.0.1:9000"),
-        "gRPC, grpc-web, /metrics, /livez, /readyz; loopback only",
+        "gRPC, grpc-web, /metrics, /livez, /readyz; off loopback with TLS only",
     ),
     key(
         "listen.nodes",
@@ -148,6 +148,20 @@ pub const KEYS: &[Key] = &[
         "name",
         "NAME",
         "Further host name or address for the scheduler's own certificate",
+    ),
+    key(
+        "listen.api_cert_file",
+        "api-cert-file",
+        "FILE",
+        None,
+        "Certificate of the API, PEM; unset: plain on loopback, else the fleet's authority signs one",
+    ),
+    key(
+        "listen.api_key_file",
+        "api-key-file",
+        "FILE",
+        None,
+        "Its key, PEM",
     ),
     key(
         "identity.authority_cert_file",

@@ -138,15 +138,24 @@ fn all_mistakes_are_told_at_once() {
 }
 
 #[test]
-fn the_api_takes_loopback_addresses_only() {
-    for address in ["0.0.0.0:9000", "[::]:9000", "192.0.2.1:9000"] {
-        let text = resolve(&["--api-listen", address], None, &[], None)
+fn a_certificate_and_its_key_belong_together() {
+    for (one, other) in [
+        ("--api-cert-file", "listen.api_key_file"),
+        ("--api-key-file", "listen.api_cert_file"),
+        ("--authority-cert-file", "identity.authority_key_file"),
+    ] {
+        let text = resolve(&[one, "/x.pem"], None, &[], None)
             .expect_err("refused")
             .to_string();
-        assert!(text.contains("is not a loopback address"), "{text}");
-        assert!(text.contains("use 127.0.0.1:9000"), "{text}");
+        assert!(
+            text.contains(other) && text.contains("belong together"),
+            "{text}"
+        );
     }
-    assert!(resolve(&["--api-listen", "[::1]:0"], None, &[], None).is_ok());
+    let both = ["--api-cert-file", "/c.pem", "--api-key-file", "/k.pem"];
+    let listen = resolve(&both, None, &[], None).expect("both").listen;
+    let pair = Some(("/c.pem".into(), "/k.pem".into()));
+    assert_eq!(listen.api_certificate, pair);
 }
 
 #[test]

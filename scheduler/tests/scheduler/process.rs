@@ -3,12 +3,14 @@
 use std::{net::SocketAddr, path::Path, process::Stdio};
 
 use http::StatusCode;
+use longshore_proto::v1::{WhoAmIRequest, admin_service_client::AdminServiceClient};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
 };
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
-use super::harness::{PATIENCE, deliver_to, queued, send};
+use super::harness::{Bearer, PATIENCE, deliver_to, queued, send};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_longshore-scheduler");
 
@@ -83,20 +85,46 @@ async fn a_misspelt_key_ends_with_2_and_the_nearest_key() {
 }
 
 #[tokio::test]
-async fn a_public_address_ends_with_2_before_anything_is_opened() {
+async fn an_api_with_a_certificate_speaks_tls_and_no_plain_text() {
     let folder = tempfile::tempdir().expect("a folder");
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("signed");
+    let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    std::fs::write(&certificate, signed.cert.pem()).expect("written");
+    std::fs::write(&key, signed.signing_key.serialize_pem()).expect("written");
     let state = folder.path().join("state");
-    let (code, _, errors) = output(
-        Command::new(BINARY)
-            .env_clear()
-            .arg("--state-dir")
-            .arg(&state)
-            .args(["--api-listen", "0.0.0.0:0"]),
-    )
-    .await;
-    assert_eq!(code, Some(2));
-    assert!(errors.contains("is not a loopback address"), "{errors}");
-    assert!(!state.exists());
+    let with_files = || {
+        let mut command = command(&state);
+        command.arg("--api-cert-file").arg(&certificate);
+        command.arg("--api-key-file").arg(&key);
+        command
+    };
+    // A key that others may read is refused by name.
+    mode(&key, 0o644);
+    let (code, _, errors) = output(&mut with_files()).await;
+    assert_eq!(code, Some(1), "{errors}");
+    assert!(errors.contains("k.pem"), "{errors}");
+    mode(&key, 0o600);
+    let (_child, ready) = start(&mut with_files()).await;
+    let token = ready["token_file"].as_str().expect("a token file");
+    let token = std::fs::read_to_string(token).expect("readable");
+    let bearer = Bearer(token.trim().to_owned());
+    let api = address(&ready, "api");
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(signed.cert.pem()));
+    let secured = Endpoint::from_shared(format!("https://localhost:{}", api.port()))
+        .and_then(|endpoint| endpoint.tls_config(tls))
+        .expect("an endpoint");
+    let mut admin = AdminServiceClient::with_interceptor(secured.connect_lazy(), bearer.clone());
+    let me = admin.who_am_i(WhoAmIRequest {}).await.expect("answers");
+    assert_eq!(me.into_inner().role, "admin");
+    let plain = Endpoint::from_shared(format!("http://{api}")).expect("an endpoint");
+    let mut admin = AdminServiceClient::with_interceptor(plain.connect_lazy(), bearer);
+    assert!(admin.who_am_i(WhoAmIRequest {}).await.is_err());
+}
+
+fn mode(file: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(file, permissions).expect("set");
 }
 
 #[tokio::test]
