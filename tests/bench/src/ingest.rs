@@ -131,7 +131,8 @@ fn targets(round: u64) -> load::Targets {
     load::Targets {
         owner: "org0",
         repositories: REPOSITORIES,
-        first_job: 100_000_000_000 * (round + 1),
+        // Twelve digits whatever the round.
+        first_job: 100_000_000_000 + round * 10_000_000_000,
         body: BODY,
     }
 }
