@@ -62,6 +62,11 @@ impl Identity {
         }
     }
 
+    /// Name of the node.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }

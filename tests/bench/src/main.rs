@@ -4,6 +4,7 @@
 //! figure comes with a reference, its sample count and the machine's load; raw
 //! samples are kept beside the table.
 
+mod agents;
 mod assign;
 mod burst;
 mod calls;
@@ -57,6 +58,10 @@ const MEASUREMENTS: &[(&[&str], Measurement)] = &[
     }),
     (&["webhook_ingest_rate"], || Box::pin(ingest::rate())),
     (&["webhook_ingest_lost"], || Box::pin(ingest::lost())),
+    (
+        &["agent_rss_1k", "agents_idle_cpu_1k", "agents_reattach_1k"],
+        || Box::pin(agents::run()),
+    ),
     (&["burst_start_rate"], || Box::pin(burst::run())),
     (&["probe_failures"], || Box::pin(probe::run())),
     (&["standby_handover_p50", "standby_handover_p99"], || {

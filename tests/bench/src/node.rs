@@ -106,18 +106,26 @@ impl Drop for Node {
 
 /// A connection of a host that joined under this name.
 async fn joined(fleet: &Fleet, name: &str) -> Result<Channel> {
-    let (door, nodes) = (fleet.scheduler.door(), fleet.scheduler.nodes_url());
-    let token = door.join_token(&fleet.binaries, name).await?;
-    let addresses = addresses(&nodes).map_err(anyhow::Error::msg)?;
+    let token = fleet
+        .scheduler
+        .door()
+        .join_token(&fleet.binaries, name)
+        .await?;
+    join(fleet, name, &token).await?.connect().await
+}
+
+/// A host that joins by this token.
+pub(crate) async fn join(fleet: &Fleet, name: &str, token: &str) -> Result<Dial> {
+    let addresses = addresses(&fleet.scheduler.nodes_url()).map_err(anyhow::Error::msg)?;
     let identity = Identity::new(&fleet.folder.path().join(name), name);
     let (clock, stop) = (Clock::system(), CancellationToken::new());
     identity
         .join(&addresses, &token.parse()?, &clock, &stop)
         .await?;
-    Dial::new(addresses, identity).connect().await
+    Ok(Dial::new(addresses, identity))
 }
 
-fn hello(name: &str, runners: u32) -> AttachRequest {
+pub(crate) fn hello(name: &str, runners: u32) -> AttachRequest {
     AttachRequest {
         message: Some(attach_request::Message::Hello(Hello {
             node: name.into(),
