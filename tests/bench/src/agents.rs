@@ -25,7 +25,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    fleet::{Fleet, Setup},
+    fleet::{Fleet, Setup, repositories},
     idle::{cpu_seconds, resident_mib},
     node,
     row::Row,
@@ -42,7 +42,12 @@ const FILES: u64 = 16_384;
 
 pub(crate) async fn run() -> Result<Vec<Row>> {
     open_files()?;
-    let mut fleet = Fleet::start(Setup::default()).await?;
+    let repositories = repositories(1, 1);
+    let mut fleet = Fleet::start(Setup {
+        repositories: &repositories,
+        ..Setup::default()
+    })
+    .await?;
     let before = resident_mib(fleet.scheduler.process.pid())?;
     let attached = Arc::new(AtomicUsize::new(0));
     let mut agents = JoinSet::new();
