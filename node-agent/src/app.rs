@@ -13,7 +13,7 @@ use agent_detect::properties::{Property, State};
 use agent_detect::runtimes::Runtimes;
 use agent_detect::{Engine, Host, Limits, Standing, assemble, offer};
 use agent_docker::{DockerRuntime, EngineFacts, WorkFolders};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -34,6 +34,8 @@ use crate::systemd;
 use crate::wire;
 
 /// All of it ends within this time after a signal.
+/// Longest that a person who joins a host waits.
+const JOINING: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(5);
 
 /// The engine runtime that a configuration asks for.
@@ -316,7 +318,13 @@ fn watch_over(driver: mpsc::Sender<Input>) -> Option<tokio::task::JoinHandle<()>
 /// Joins the fleet anew with the given token, whoever this host was before.
 pub async fn join_again(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     let identity = Identity::new(&config.state_dir, &config.node);
-    join(config, &identity, &Clock::system(), &stop).await
+    let clock = Clock::system();
+    tokio::time::timeout(JOINING, join(config, &identity, &clock, &stop))
+        .await
+        .unwrap_or_else(|_| {
+            let seconds = JOINING.as_secs();
+            bail!("not joined within {seconds} s, for the reasons above; mend them and join again, the token is not spent")
+        })
 }
 
 async fn join(

@@ -166,13 +166,15 @@ impl Identity {
         // Another than the one in use, which counts until this is done; the same in each try.
         let key = self.key(JOINING)?;
         let csr_pem = self.request(&key)?;
+        let pinned = Arc::new(Pinned::new(&token.authority)?);
         let mut tls = builder()?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned::new(&token.authority)?))
+            .with_custom_certificate_verifier(Arc::clone(&pinned) as _)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let channel = match connect(addresses, 0, &Arc::new(tls)).await {
             Ok((channel, _)) => channel,
+            Err(error) if pinned.met_another() => return Err(error),
             Err(error) => return Ok(Some(error)),
         };
         let request = EnrollRequest {

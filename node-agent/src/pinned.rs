@@ -1,6 +1,7 @@
 //! The scheduler before its authority is known: by the fingerprint in the join token.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -18,6 +19,8 @@ pub(crate) struct Pinned {
     /// SHA-256 of the certificate (DER).
     authority: Vec<u8>,
     provider: Arc<CryptoProvider>,
+    /// A server came that another authority vouches for.
+    met_another: AtomicBool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +37,13 @@ impl Pinned {
         Ok(Self {
             authority: authority.context("the join token's fingerprint is damaged")?,
             provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+            met_another: AtomicBool::new(false),
         })
+    }
+
+    /// Whether the token is for another scheduler than the one that answers.
+    pub(crate) fn met_another(&self) -> bool {
+        self.met_another.load(Ordering::Relaxed)
     }
 }
 
@@ -51,7 +60,10 @@ impl ServerCertVerifier for Pinned {
         let authority = intermediates
             .iter()
             .find(|sent| digest(&SHA256, sent).as_ref() == self.authority)
-            .ok_or_else(other)?;
+            .ok_or_else(|| {
+                self.met_another.store(true, Ordering::Relaxed);
+                other()
+            })?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
         WebPkiServerVerifier::builder_with_provider(roots.into(), self.provider.clone())

@@ -292,3 +292,39 @@ async fn plain_text_to_the_nodes_listener_is_no_connection_and_tls_elsewhere_nei
     Node::attach(&scheduler, "n1").await;
     scheduler.shutdown().await;
 }
+
+/// What Python's and Node's gRPC clients stand on.
+#[tokio::test]
+async fn openssl_verifies_the_chain_and_the_names() {
+    let world = World::new().with_flags(&["--name", "ci.example.org"]);
+    let scheduler = world.start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = folder.path().join("ca.pem");
+    std::fs::write(&authority, &scheduler.authority).expect("written");
+    let address = scheduler.running.addresses.nodes.to_string();
+    let verifies = async |name: [&str; 2]| {
+        let told = tokio::process::Command::new("openssl")
+            .args(["s_client", "-connect", &address, "-brief", "-alpn", "h2"])
+            .args(["-verify_return_error", "-CAfile"])
+            .arg(&authority)
+            .args(name)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let told = tokio::time::timeout(PATIENCE, told).await;
+        told.expect("in time")
+            .expect("openssl runs")
+            .status
+            .success()
+    };
+    for name in [SCHEDULER_NAME, "ci.example.org", "localhost"] {
+        assert!(verifies(["-verify_hostname", name]).await, "{name}");
+    }
+    assert!(verifies(["-verify_ip", "127.0.0.1"]).await);
+    assert!(!verifies(["-verify_hostname", "example.org"]).await);
+    let other = World::new().start().await;
+    std::fs::write(&authority, &other.authority).expect("written");
+    assert!(!verifies(["-verify_hostname", "localhost"]).await);
+    scheduler.shutdown().await;
+    other.shutdown().await;
+}

@@ -23,6 +23,9 @@ use crate::{
 /// Longest a part may take to end after SIGTERM.
 pub const STOP_WITHIN: Duration = Duration::from_secs(20);
 
+/// Longest an agent may take to join.
+const JOIN_WITHIN: Duration = Duration::from_secs(90);
+
 /// Longest an agent may take to clear its host.
 const PURGE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -368,6 +371,29 @@ impl AgentSettings {
         };
         let launch = Launch::new(name, first, log);
         Ok(rest.iter().fold(launch, Launch::arg).arg(program))
+    }
+
+    /// Joins with this token and ends, as an operator would do it by hand: whether it worked, and what was said.
+    pub async fn join(
+        &self,
+        binaries: &Binaries,
+        folder: &Path,
+        token: &str,
+    ) -> Result<(bool, String)> {
+        let file = self.state.with_extension("join-token");
+        secret_file(&file, token)?;
+        let name = format!("longshore-agent join {}", self.node);
+        let log = folder.join(format!("join-{}.log", self.node));
+        let mut join = self
+            .program(binaries, name, log)?
+            .arg("join")
+            .flag("--node", &self.node)
+            .flag("--scheduler", &self.scheduler)
+            .flag("--join-token-file", file)
+            .flag("--state-dir", &self.state)
+            .spawn()?;
+        let status = join.wait(JOIN_WITHIN).await?;
+        Ok((status.success(), join.tail()))
     }
 
     /// Takes a stopped agent off its host, as an operator would: what it made beforehand goes with it.

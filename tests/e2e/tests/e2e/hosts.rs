@@ -17,6 +17,8 @@ use crate::image;
 use crate::rig::{Host, PLAIN, Pushed, Rig, SOON, Settings, job, own_arch};
 
 const LONG: Duration = Duration::from_secs(300);
+/// Of a certificate, where a test is about that.
+const LIFE: Duration = Duration::from_secs(15);
 
 fn labels(more: &[&'static str]) -> Vec<&'static str> {
     [&["self-hosted", "linux"], more].concat()
@@ -289,4 +291,67 @@ async fn node_of(rig: &Rig, job: &Value) -> String {
         }
     }
     node
+}
+
+/// The agent's certificate as it lies on disk.
+fn certificate(rig: &Rig, node: &str) -> String {
+    let file = rig.agent_state(node).join("identity/node.pem");
+    std::fs::read_to_string(file).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_renews_its_certificate_and_one_that_missed_it_joins_again() {
+    let mut rig = Rig::start(Settings {
+        scheduler: vec!["--certificate-life", "15s"],
+        ..Settings::default()
+    })
+    .await;
+    let node = rig.node().to_owned();
+    let first = certificate(&rig, &node);
+    let job = rig
+        .push(
+            "acme/web",
+            vec![job("long", &labels(&[own_arch()]), &["sleep 25"])],
+        )
+        .await
+        .jobs;
+    wait::until("two renewals", SOON, || async {
+        let audit = rig.cli_out(&["audit", "list", "-o", "json"]).await;
+        match audit.matches("NodeService/Renew").count() {
+            0 | 1 => Err(audit),
+            _ => Ok(()),
+        }
+    })
+    .await
+    .unwrap();
+    assert_ne!(certificate(&rig, &node), first);
+    // The stream that the first certificate opened is older than any certificate lives.
+    rig.all_end(&job, "success", SOON).await;
+    becomes(&rig, &node, "ready").await;
+    rig.upgrade_agent(&node).await;
+    becomes(&rig, &node, "ready").await;
+
+    // Away for longer than its certificate lives: told what to do, and let in by a new token.
+    let last = certificate(&rig, &node);
+    let told = rig.agent_missed_its_renewal(&node, LIFE).await;
+    assert!(
+        told.contains("join again") || told.contains("expired"),
+        "{told}"
+    );
+    becomes(&rig, &node, "ready").await;
+    assert_ne!(certificate(&rig, &node), last);
+    rig.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_of_another_scheduler_lets_nobody_in_and_says_so() {
+    let rig = Rig::start(Settings::default()).await;
+    let other = Rig::start(Settings::default()).await;
+    let told = rig.join_with_a_token_of(&other).await;
+    assert!(
+        told.contains("is not the one that made the join token"),
+        "{told}"
+    );
+    rig.finish().await;
+    other.finish().await;
 }

@@ -12,7 +12,7 @@ use longshore_e2e::demo::gather::rows;
 use longshore_e2e::demo::host_state::{self, Difference, HostState, Marks};
 use longshore_e2e::demo::identity::{self, RUN_VARIABLE};
 use longshore_e2e::fleet::{
-    Agent, Listen, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file,
+    Agent, AgentSettings, Listen, STOP_WITHIN, Scheduler, SchedulerSettings, Sim, secret_file,
 };
 use longshore_e2e::process::Process;
 use longshore_e2e::wait;
@@ -464,6 +464,70 @@ impl Rig {
         self.nodes[at].agent = Agent::start(&self.binaries, &logs, &self.nodes[at].settings)
             .await
             .unwrap();
+    }
+
+    /// Folder of an agent's state.
+    pub(crate) fn agent_state(&self, node: &str) -> &Path {
+        &self.nodes[self.place(node)].settings.state
+    }
+
+    /// The agent is away until its certificate counts no more, is refused, and joins again by
+    /// a new token; what it said when it was refused.
+    pub(crate) async fn agent_missed_its_renewal(&mut self, node: &str, life: Duration) -> String {
+        let (logs, at) = (self.logs(), self.place(node));
+        ends_well(&mut self.nodes[at].agent.process).await;
+        let pem = std::fs::metadata(self.agent_state(node).join("identity/node.pem"));
+        let issued = pem.and_then(|file| file.modified()).unwrap();
+        wait::until("the certificate to run out", SOON, || async {
+            match issued.elapsed() {
+                Ok(age) if age > life => Ok(()),
+                age => Err(format!("{age:?}")),
+            }
+        })
+        .await
+        .unwrap();
+        let settings = self.nodes[at].settings.clone();
+        let agent = Agent::launch(&self.binaries, &logs, &settings)
+            .unwrap()
+            .spawn()
+            .unwrap();
+        wait::until("the agent to be refused", SOON, || async {
+            let told = agent.tail();
+            match told.contains("not attached") {
+                true => Ok(()),
+                false => Err(told),
+            }
+        })
+        .await
+        .unwrap();
+        // Under the agent that waits: it takes the new identity up by itself.
+        let token = self.scheduler.door().join_token(&self.binaries, node).await;
+        let joined = settings.join(&self.binaries, &logs, &token.unwrap()).await;
+        let (joined, said) = joined.unwrap();
+        assert!(joined, "{said}");
+        let told = agent.tail();
+        self.nodes[at].agent.process = agent;
+        told
+    }
+
+    /// What a host is told that asks this scheduler to join with a token of another one.
+    pub(crate) async fn join_with_a_token_of(&self, other: &Rig) -> String {
+        let folder = self.folder.path().join("stranger");
+        std::fs::create_dir(&folder).unwrap();
+        let settings = AgentSettings {
+            node: "stranger".to_owned(),
+            state: folder.join("agent"),
+            scheduler: self.scheduler.nodes_url(),
+            ..AgentSettings::default()
+        };
+        let door = other.scheduler.door();
+        let token = door.join_token(&other.binaries, "stranger").await.unwrap();
+        let (joined, said) = settings
+            .join(&self.binaries, &folder, &token)
+            .await
+            .unwrap();
+        assert!(!joined, "{said}");
+        said
     }
 
     /// Cuts a host of its own off the network, or lets it back.
