@@ -9,11 +9,13 @@ mod assign;
 mod burst;
 mod calls;
 mod core;
+mod echo;
 mod fairness;
 mod fleet;
 mod floor;
 mod idle;
 mod ingest;
+mod mtls;
 mod node;
 mod probe;
 mod results;
@@ -62,6 +64,7 @@ const MEASUREMENTS: &[(&[&str], Measurement)] = &[
         &["agent_rss_1k", "agents_idle_cpu_1k", "agents_reattach_1k"],
         || Box::pin(agents::run()),
     ),
+    (&["mtls_added_p50"], || Box::pin(mtls::run())),
     (&["burst_start_rate"], || Box::pin(burst::run())),
     (&["probe_failures"], || Box::pin(probe::run())),
     (&["standby_handover_p50", "standby_handover_p99"], || {

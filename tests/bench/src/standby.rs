@@ -9,7 +9,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use agent_core::{
@@ -35,7 +35,6 @@ use longshore_e2e::{
     binaries::Binaries,
     fleet::{Agent, AgentSettings, STOP_WITHIN, secret_file},
 };
-use longshore_proto::join_token::JoinToken;
 use longshore_proto::v1::{
     self,
     attach_request::Message as Up,
@@ -44,11 +43,7 @@ use longshore_proto::v1::{
     observed_runner::Phase,
     runner_intent::Desired,
 };
-use longshore_scheduler::{
-    clock::utc,
-    serve::{Bounds, Listener},
-    tls::Own,
-};
+use longshore_scheduler::{clock::utc, serve::Listener, tls::Own};
 use scheduler_identity::authority::Authority;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -57,6 +52,7 @@ use tonic::{Request as Call, Response, Status, Streaming};
 
 use crate::{
     burst::{SOCKET, image},
+    echo::{BOUNDS, enroll, join_token},
     idle::resident_mib,
     results::{keep_samples, percentile},
     row::Row,
@@ -127,18 +123,7 @@ impl NodeService for Scheduler {
         &self,
         request: Call<v1::EnrollRequest>,
     ) -> Result<Response<v1::EnrollResponse>, Status> {
-        let asked = request.into_inner();
-        let day = Duration::from_secs(24 * 3_600);
-        let issued = self
-            .authority
-            .admit(&asked.csr_pem, &asked.node, utc(), day)
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok(Response::new(v1::EnrollResponse {
-            certificate_pem: issued.pem,
-            authority_pem: self.authority.certificate_pem().to_owned(),
-            not_after: Some((UNIX_EPOCH + Duration::from_millis(issued.not_after)).into()),
-            scheduler_time: Some(SystemTime::now().into()),
-        }))
+        enroll(&self.authority, request.get_ref()).map(Response::new)
     }
 
     async fn renew(
@@ -186,27 +171,6 @@ impl NodeService for Scheduler {
         while up.message().await?.is_some() {}
         Ok(Response::new(v1::PushLogsResponse {}))
     }
-}
-
-/// As the scheduler's own.
-const BOUNDS: Bounds = Bounds {
-    connections: 16,
-    header_timeout: Duration::from_secs(10),
-    first: Duration::from_secs(15),
-    idle: Duration::from_secs(120),
-    streams: 64,
-    requests: 16_384,
-    body: None,
-    keepalive: Duration::from_secs(10),
-};
-
-fn join_token(authority: &Authority) -> String {
-    let token = JoinToken {
-        id: "0".repeat(16),
-        secret: "0".repeat(64),
-        authority: authority.fingerprint(),
-    };
-    token.text()
 }
 
 struct Bench {
