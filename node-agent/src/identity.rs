@@ -174,7 +174,10 @@ impl Identity {
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let channel = match connect(addresses, 0, &Arc::new(tls)).await {
             Ok((channel, _)) => channel,
-            Err(error) if pinned.met_another() => return Err(error),
+            Err(error) if pinned.met_another() => {
+                let why = "the scheduler at this address is not the one that made the join token: take one of that scheduler";
+                return Err(error.context(why));
+            }
             Err(error) => return Ok(Some(error)),
         };
         let request = EnrollRequest {

@@ -1,5 +1,6 @@
 //! The scheduler under attack, and the calls it still has to answer.
 
+use std::os::unix::fs::PermissionsExt;
 use std::{cell::Cell, net::SocketAddr, process::Stdio, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
@@ -58,6 +59,9 @@ impl Victim {
         let folder = tempfile::tempdir().expect("a folder");
         let secret = folder.path().join("secret");
         std::fs::write(&secret, SECRET).expect("written");
+        // A secret that others may read is refused.
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&secret, private).expect("made private");
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
         let mut command = match most {
             None => Command::new(BINARY),

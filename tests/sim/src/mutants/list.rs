@@ -17,8 +17,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "effect_before_commit",
         file: DRIVER,
-        find: "        if !(facts.is_empty() && nothing) {",
-        replace: "        if PLANTED {\n            self.deliver(&inputs);\n            self.dispatch();\n        }\n        if !(facts.is_empty() && nothing) {",
+        find: "        if !(facts.is_empty() && records.is_empty() && nothing) {",
+        replace: "        if PLANTED {\n            self.deliver(&inputs);\n            self.dispatch();\n        }\n        if !(facts.is_empty() && records.is_empty() && nothing) {",
         found_by: Check("calm"),
     },
     Mutant {
